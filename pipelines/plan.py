@@ -1,0 +1,59 @@
+"""`--dry-run`: the resolved settings and what the stage would do. Writes nothing."""
+
+from typing import Any
+
+import yaml
+
+from ssl_ft.assemble import open_pool, training_memory_mb
+from ssl_ft.build import duration_in_steps, encoder_spec, view_recipe
+from ssl_ft.build_data import open_data, roles_of
+from ssl_ft.config import FinetuneSettings, PretrainSettings, ProbeSettings, RunSettings
+from ssl_ft.models.encoders import build_encoder
+
+
+def main(stage: str, settings: Any) -> int:
+    """Print settings and plan."""
+    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    for line in plan_lines(settings):
+        print(f"# {line}")
+    print(f"# {stage}: nothing was written")
+    return 0
+
+
+def plan_lines(settings: Any) -> list[str]:
+    """The plan in sentences; data are looked at, nothing is decoded in full."""
+    if isinstance(settings, RunSettings):
+        return [*plan_lines(settings.pretrain), "then probe, finetune as full and as scratch, and report"]
+    if isinstance(settings, PretrainSettings):
+        return _pretrain_lines(settings)
+    if isinstance(settings, (ProbeSettings, FinetuneSettings)) and settings.data is not None:
+        source = open_data(settings.data)
+        roles = roles_of(source, settings.data)
+        return [
+            f"{source.location}: {len(roles.train)} train, {len(roles.val)} val, {len(roles.test)} test images with "
+            f"labels of {len(source.class_names)} classes; test is scored once a model"
+        ]
+    return []
+
+
+def _pretrain_lines(settings: PretrainSettings) -> list[str]:
+    data = open_pool(settings)
+    steps = duration_in_steps(settings.duration, num_images=len(data.pool), batch_size=settings.batch_size)
+    encoder = build_encoder(encoder_spec(settings.encoder, channels=data.channels, size=data.size), seed=0)
+    parameters = sum(p.numel() for p in encoder.parameters())
+    share = settings.batch_size // settings.devices
+    store_mb = len(data.pool) * data.channels * data.kind.short_side**2 / 2**20
+    kept_mb = store_mb if store_mb <= settings.data.cache_mb else 0
+    memory = training_memory_mb(parameters, batch_size=share, channels=data.channels, size=data.size, store_mb=kept_mb)
+    per_epoch = len(data.pool) // settings.batch_size
+    spelled = (
+        f"{steps} steps ({steps / per_epoch:.1f} epochs)" if steps else f"{settings.duration}, measured at the start"
+    )
+    return [
+        f"pool: {len(data.pool)} of {len(data.source)} images at {data.source.location} ({data.source.kind}), "
+        f"{data.channels} channels, input {data.size} x {data.size}",
+        f"encoder: {settings.encoder.name}, {parameters:,} parameters",
+        f"views: {view_recipe(settings.views, size=data.size, channels=data.channels)}",
+        f"{spelled} of {settings.batch_size} images, {share} on each of {settings.devices} ranks",
+        f"memory: about {memory:.0f} MB a rank",
+    ]

@@ -1,0 +1,61 @@
+"""Stage predict: label a folder of images with a classifier, into a CSV."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ssl_ft.artifact import find_model, load_model
+from ssl_ft.build import choose_device
+from ssl_ft.config import PredictSettings
+from ssl_ft.data.source import open_source
+from ssl_ft.errors import UserError
+from ssl_ft.evaluate.features import compute_outputs, read_inputs
+from ssl_ft.runlog import say
+
+_BLOCK = 2048
+
+
+def main(settings: PredictSettings) -> int:
+    """Write the CSV and print its path; nothing is written where images break the model's input contract."""
+    if not settings.classifier or not settings.images:
+        raise UserError("predict needs a folder and a classifier: `ssl-ft predict FOLDER classifier=runs/finetune-...`")
+    model, card, _ = load_model(find_model(settings.classifier, kind="classifier"))
+    if card.kind != "classifier":
+        raise UserError(f"classifier={settings.classifier} is an {card.kind}; fine-tune it first")
+    source = open_source(settings.images)
+    out = Path(settings.out)
+    rows: list[list[object]] = []
+    damaged: list[tuple[str, str]] = []
+    device = choose_device(settings.device)
+    for start in range(0, len(source), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(source)))
+        inputs = read_inputs(source, block, card.contract, max_damaged_share=1.0, max_pixels=89_478_485, workers=2)
+        damaged += inputs.damaged
+        if not len(inputs.indices):
+            continue
+        logits = compute_outputs(model, inputs.pixels, card.contract, device=device, batch_size=settings.batch_size)
+        shares = torch.from_numpy(logits).softmax(1).numpy()
+        for index, share in zip(inputs.indices, shares, strict=True):
+            best = int(share.argmax())
+            rows.append(
+                [source.names[index], card.class_names[best], f"{share[best]:.6f}", *(f"{s:.6f}" for s in share)]
+            )
+    if len(damaged) > settings.max_damaged_share * len(source):
+        first = "; ".join(f"{name} ({reason})" for name, reason in damaged[:5])
+        raise UserError(
+            f"{len(damaged)} of {len(source)} images cannot be read ({first}), more than "
+            f"max_damaged_share={settings.max_damaged_share}; nothing was written. Mend them, or raise the share"
+        )
+    for name, reason in damaged:
+        say(f"left out: {name} ({reason})")
+    partial = out.with_name(f".{out.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "probability", *card.class_names])
+        writer.writerows(rows)
+    partial.replace(out)
+    say(f"{len(rows)} images labelled")
+    print(out)
+    return 0

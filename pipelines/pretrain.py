@@ -1,0 +1,77 @@
+"""Stage pretrain: unlabelled images in, a pretrained encoder out."""
+
+from pathlib import Path
+
+import torch
+
+from pipelines import handover
+from ssl_ft import dist
+from ssl_ft.artifact import ModelCard, save_model
+from ssl_ft.assemble import assemble, open_pool
+from ssl_ft.build import choose_device
+from ssl_ft.config import PretrainSettings
+from ssl_ft.interrupt import StopWish
+from ssl_ft.launch import run_ranks
+from ssl_ft.pretraining import resume, train
+from ssl_ft.report.pretrain_pictures import write_pretrain_pictures
+from ssl_ft.result import LabelsUsed, Metric
+from ssl_ft.runlog import RunFolder, default_folder, say
+from ssl_ft.trackers import open_trackers
+
+
+def main(settings: PretrainSettings) -> int:
+    """Pretrain as the settings say, on as many ranks; gives the exit code."""
+    if settings.devices > 1 and dist.world_size() == 1 and not dist.is_launched():
+        return run_ranks(run, settings, num_ranks=settings.devices)
+    return run(settings)
+
+
+def run(settings: PretrainSettings) -> int:
+    """One rank's part; rank 0 writes the run folder."""
+    dist.start_from_environment(choose_device(settings.device).type)
+    dist.use_threads(settings.threads)
+    plain = settings.model_dump(mode="json")
+    data = open_pool(settings)
+    name = f"{Path(settings.data.path).name}-{settings.objective}"
+    folder = RunFolder(
+        Path(settings.out) if settings.out else default_folder("pretrain", name, plain),
+        stage="pretrain",
+        settings=plain,
+    )
+    if folder.is_finished:
+        return handover.already_done(folder)
+    handover.record_data(folder, data.source, data.pool, role="pool")
+    handover.report_duplicates(folder, data.source, data.pool, settings.data)
+    work, spec, contract = assemble(settings, data, folder)
+    folder.write_manifest(device=str(work.device))
+    with StopWish() as wish:
+        done = train(work, folder, should_stop=lambda: bool(wish), track=open_trackers(settings.trackers, folder.path))
+        if wish and done < work.plan.num_steps:
+            say(f"stopped at step {done} of {work.plan.num_steps}; the same command goes on from there")
+            dist.stop()
+            return wish.exit_code
+    resume(work, folder.path / "checkpoints" / "last.safetensors")
+    encoder = work.encoder().to("cpu")
+    if dist.is_main():
+        about = handover.provenance(settings.objective, settings.encoder.pretrained, folder, steps=done)
+        save_model(folder.path / "encoder", encoder, ModelCard("encoder", spec, contract, about=about))
+        write_pretrain_pictures(work, folder.path / "pictures")
+        handover.write_damages(folder, work.store)
+    rows = folder.read_rows()
+    metrics = [
+        Metric(name=key, value=value, n=len(work.watcher.images), split="train", model="encoder")
+        for key, value in next((row for row in reversed(rows) if row["kind"] == "eval"), {}).items()
+        if key not in ("step", "kind", "seconds") and torch.isfinite(torch.tensor(value))
+    ]
+    last = next((row["loss"] for row in reversed(rows) if row["kind"] == "train"), None)
+    if last is not None:
+        metrics.append(Metric(name="loss", value=last, n=settings.batch_size, split="train", model="encoder"))
+    if work.watcher.num_labels:
+        folder.note(f"{work.watcher.num_labels} training labels were used to watch progress, not to train or choose")
+    folder.write_manifest(device=str(work.device))
+    folder.finish(metrics=metrics, labels_used=LabelsUsed(train=work.watcher.num_labels), test_scored=0)
+    dist.barrier()
+    dist.stop()
+    if dist.is_main():
+        print(folder.path)
+    return 0

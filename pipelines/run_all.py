@@ -1,0 +1,71 @@
+"""Stage run (and demo): pretrain, probe, finetune as full and as scratch, report, all below one folder."""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from pipelines import finetune, pretrain, probe
+from ssl_ft.config import RunSettings
+from ssl_ft.report.page import write_report
+from ssl_ft.result import LabelsUsed, Result
+from ssl_ft.runlog import say, write_text
+
+
+def main(settings: RunSettings) -> int:
+    """Run every stage; each goes on where it stopped, or is done already."""
+    top = Path(settings.out)
+    folders = {name: str(top / name) for name in ("pretrain", "probe", "finetune-full", "finetune-scratch")}
+    data = settings.pretrain.data
+    encoder = folders["pretrain"]
+    stages: list[tuple[str, Callable[[], int]]] = [
+        ("pretrain", lambda: pretrain.main(settings.pretrain.model_copy(update={"out": encoder}))),
+        (
+            "probe",
+            lambda: probe.main(
+                settings.probe.model_copy(
+                    update={"encoder": encoder, "out": folders["probe"], "data": settings.probe.data or data}
+                )
+            ),
+        ),
+    ]
+    for strategy in ("full", "scratch"):
+        name = f"finetune-{strategy}"
+        update = {
+            "encoder": encoder,
+            "out": folders[name],
+            "data": settings.finetune.data or data,
+            "strategy": strategy,
+        }
+        stages.append((name, lambda update=update: finetune.main(settings.finetune.model_copy(update=update))))  # type: ignore[misc]
+    for name, stage in stages:
+        say(f"== {name}")
+        # Only this stage's own folder is the last line of stdout.
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = stage()
+        if code:
+            return code
+    write_report([Path(folder) for folder in folders.values()], top / "report.html", title=settings.title)
+    write_text(top / "result.json", _joined(settings, top, list(folders.values())).model_dump_json(indent=1) + "\n")
+    say(f"open {top / 'report.html'} in a browser")
+    print(top)
+    return 0
+
+
+def _joined(settings: RunSettings, top: Path, folders: list[str]) -> Result:
+    """One result over all stages: their metrics in order, labels and scorings added up, no stage hidden."""
+    parts = [Result.model_validate(json.loads((Path(folder) / "result.json").read_text())) for folder in folders]
+    used = {role: max(getattr(part.labels_used, role) for part in parts) for role in ("train", "val", "test")}
+    return Result(
+        stage="run",
+        run=str(top),
+        parents=[parent for part in parts for parent in part.parents],
+        settings=settings.model_dump(mode="json"),
+        data=[data for part in parts for data in part.data],
+        labels_used=LabelsUsed(**used),
+        test_scored=sum(part.test_scored for part in parts),
+        seconds=round(sum(part.seconds for part in parts), 3),
+        peak_memory_mb=max(part.peak_memory_mb for part in parts),
+        metrics=[metric for part in parts for metric in part.metrics],
+    )

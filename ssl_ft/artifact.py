@@ -1,0 +1,236 @@
+"""The model a stage hands over: a folder with weights, one JSON that explains them, and a card in words.
+
+`save_model` and `load_model` serve encoders and classifiers alike; a classifier is the same timm module with its
+own head. Checkpoints for resuming are another thing (`checkpoint.py`).
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ssl_ft.errors import UserError
+from ssl_ft.models.encoders import EncoderSpec, build_encoder, num_features, stem_edits
+
+_FORMAT = 1
+_WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """What the model takes. Pixels are uint8 over 255, then (x − mean) / std.
+
+    Attributes:
+        size: side in pixels; the short side is resized to it, then the centre is cut out.
+        channels: number of channels.
+        mean: of each channel in [0, 1].
+        std: of each channel.
+        white_level: value of 16-bit files that means white.
+        interpolation: filter of the resize, antialiased.
+    """
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    white_level: int = 65535
+    interpolation: str = "bilinear"
+
+    def check(self, images_BCHW: Tensor) -> None:
+        """Refuse a batch that breaks the contract.
+
+        Args:
+            images_BCHW: uint8 [B, C, size, size].
+
+        Raises:
+            UserError: another dtype, number of channels or size.
+        """
+        wanted = f"this model takes uint8 [images, {self.channels}, {self.size}, {self.size}] with values 0 to 255"
+        if images_BCHW.dtype != torch.uint8:
+            raise UserError(f"{wanted}; got {images_BCHW.dtype}. Multiply values in [0, 1] by 255, round and cast")
+        if images_BCHW.ndim != 4 or tuple(images_BCHW.shape[1:]) != (self.channels, self.size, self.size):
+            raise UserError(f"{wanted}; got shape {tuple(images_BCHW.shape)}. Resize and convert the channels first")
+
+    def normalise(self, images_BCHW: Tensor) -> Tensor:
+        """The encoder's float32 input from checked uint8 images.
+
+        Raises:
+            UserError: the images break the contract.
+        """
+        self.check(images_BCHW)
+        shape = (1, -1, 1, 1)
+        mean, std = (torch.tensor(v, device=images_BCHW.device).view(shape) for v in (self.mean, self.std))
+        return (images_BCHW.float() / 255 - mean) / std
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that `config.json` says beside the weights.
+
+    Attributes:
+        kind: "encoder" or "classifier".
+        spec: the architecture.
+        contract: its input.
+        class_names: of a classifier, in the order of its outputs.
+        about: objective, data, versions, parent, licence, measured results: plain JSON values.
+    """
+
+    kind: str
+    spec: EncoderSpec
+    contract: InputContract
+    class_names: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(folder: Path, model: nn.Module, card: ModelCard) -> str:
+    """Write the model into `folder`, whole or not at all.
+
+    Returns:
+        The SHA-256 of the weights file, by which children name this model.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        weights = {
+            k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()
+        }
+        save_file({k: v.float() if v.dtype == torch.float64 else v for k, v in weights.items()}, partial / _WEIGHTS)
+        digest = _digest(partial / _WEIGHTS)
+        (partial / _CONFIG).write_text(json.dumps(_to_json(card, model, digest), indent=1, ensure_ascii=False) + "\n")
+        (partial / _CARD).write_text(_card_text(card, model, digest))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return digest
+
+
+def load_model(folder: Path) -> tuple[nn.Module, ModelCard, str]:
+    """The model in evaluation mode, its card, and the SHA-256 of its weights.
+
+    Raises:
+        UserError: no such folder, a foreign or damaged config, or weights that are not those the config names.
+    """
+    card, digest = read_card(folder)
+    weights = folder / _WEIGHTS
+    if not weights.is_file():
+        raise UserError(f"{folder} holds no {_WEIGHTS}; the model is incomplete, write it again")
+    if _digest(weights) != digest:
+        raise UserError(
+            f"{weights} is not the file that {_CONFIG} was written for (its SHA-256 differs): it was changed or "
+            "damaged. Take it from its source again"
+        )
+    model = build_encoder(card.spec, seed=0)
+    if card.class_names:
+        model.reset_classifier(len(card.class_names))  # type: ignore[operator]
+    try:
+        model.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"{weights} does not fit {card.spec.name!r}: {str(error)[:300]}") from error
+    return model.eval(), card, digest
+
+
+def read_card(folder: Path) -> tuple[ModelCard, str]:
+    """The card of the model in `folder` and the SHA-256 its weights must have.
+
+    Raises:
+        UserError: no model there, or a config that this version did not write.
+    """
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise UserError(f"{folder} holds no model of ours: there is no {_CONFIG} in it")
+    try:
+        raw = json.loads(path.read_text())
+        if raw["format"] != _FORMAT:
+            raise UserError(f"{path} has format {raw['format']!r}; this version of ssl_ft reads format {_FORMAT}")
+        contract: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["contract"].items()}
+        card = ModelCard(
+            raw["kind"], EncoderSpec(**raw["spec"]), InputContract(**contract), tuple(raw["class_names"]), raw["about"]
+        )
+        return card, str(raw["sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is not a model description of ours ({type(error).__name__}: {error})") from error
+
+
+def find_model(location: str, *, kind: str) -> Path:
+    """The model folder that a path means: itself, or the `encoder`/`classifier` folder of a run.
+
+    Raises:
+        UserError: neither is there.
+    """
+    path = Path(location)
+    for folder in (path, path / kind):
+        if (folder / _CONFIG).is_file():
+            return folder
+    what = "is not there" if not path.exists() else f"holds neither {_CONFIG} nor a folder {kind!r}"
+    raise UserError(f"{kind}={location} {what}; give a finished run folder or the {kind!r} folder in it")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_json(card: ModelCard, model: nn.Module, digest: str) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "kind": card.kind,
+        "architecture": card.spec.name,
+        "num_features": num_features(model),
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "spec": card.spec.to_json(),
+        "stem_edits": stem_edits(card.spec),
+        "contract": asdict(card.contract),
+        "class_names": list(card.class_names),
+        "about": card.about,
+        "sha256": digest,
+    }
+
+
+def _card_text(card: ModelCard, model: nn.Module, digest: str) -> str:
+    """The card: what it is, and lines that load it with timm alone."""
+    args = {**card.spec.timm_args(), "num_classes": len(card.class_names)}
+    contract = card.contract
+    about = "\n".join(f"- {key}: {value}" for key, value in card.about.items())
+    edits = "".join(f"{line}\n" for line in stem_edits(card.spec))
+    classes = f"\nClasses, in the order of the outputs: {', '.join(card.class_names)}\n" if card.class_names else ""
+    return f"""# {card.spec.name}, {card.kind}
+
+{sum(p.numel() for p in model.parameters()):,} parameters, {num_features(model)} features. Weights: `{_WEIGHTS}`
+(SHA-256 `{digest}`); everything about them: `{_CONFIG}`.
+
+## Use it
+
+With timm and safetensors alone:
+
+```python
+import timm
+import torch
+from safetensors.torch import load_file
+
+model = timm.create_model({card.spec.name!r}, **{args!r})
+{edits}model.load_state_dict(load_file("{_WEIGHTS}"))
+model.eval()
+```
+
+## Input
+
+RGB or grey images as uint8, {contract.channels} channel(s): short side resized to {contract.size} pixels
+({contract.interpolation}, antialiased), centre {contract.size} x {contract.size} cut out, divided by 255, then
+`(x - mean) / std` with mean {list(contract.mean)} and std {list(contract.std)}.
+{classes}
+## Where it comes from
+
+{about}
+"""

@@ -1,0 +1,151 @@
+"""Assembles a whole pretraining from settings, and the plan of it for `--dry-run`. Parts come from `build*.py`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ssl_ft import dist
+from ssl_ft.artifact import InputContract
+from ssl_ft.build import (
+    build_objective,
+    build_views,
+    choose_device,
+    duration_in_steps,
+    encoder_spec,
+    new_encoder,
+    pretrain_optimizer,
+    pretrain_plan,
+    running_average,
+)
+from ssl_ft.build_data import ImageKind, build_contract, build_store, input_size, look_at, open_data, pool_of
+from ssl_ft.config import PretrainSettings
+from ssl_ft.data.source import Source
+from ssl_ft.data.store import ImageStore
+from ssl_ft.errors import UserError
+from ssl_ft.evaluate.online import Watcher
+from ssl_ft.models.encoders import EncoderSpec
+from ssl_ft.pretraining import Pretraining, steps_in
+from ssl_ft.runlog import RunFolder
+from ssl_ft.schedules import parse_duration
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What pretraining reads.
+
+    Attributes:
+        source: all of the data, test included.
+        pool: the part pretrained on.
+        kind: what its images are like.
+        channels: what they are brought to.
+        size: side of the input.
+    """
+
+    source: Source
+    pool: Source
+    kind: ImageKind
+    channels: int
+    size: int
+
+
+def open_pool(settings: PretrainSettings) -> Pool:
+    """Open the data and look at a few images.
+
+    Raises:
+        UserError: nothing readable there, or fewer images than one batch.
+    """
+    source = open_data(settings.data)
+    pool = pool_of(source, settings.data)
+    if len(pool) < settings.batch_size:
+        raise UserError(
+            f"batch_size={settings.batch_size} is larger than the pool: {source.location} has {len(pool)} images to "
+            "pretrain on; lower batch_size"
+        )
+    kind = look_at(pool)
+    channels = settings.data.channels or kind.channels
+    return Pool(source, pool, kind, channels, input_size(kind, settings.size))
+
+
+def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pretraining, EncoderSpec, InputContract]:
+    """Build everything; the number of steps is fixed here, once for all resumptions."""
+    if settings.batch_size % (dist.world_size() * settings.optim.accumulate):
+        raise UserError(
+            f"batch_size={settings.batch_size} must be a multiple of ranks x accumulate = "
+            f"{dist.world_size() * settings.optim.accumulate}"
+        )
+    device = choose_device(settings.device)
+    store = build_store(
+        data.pool,
+        settings.data,
+        kind=data.kind,
+        channels=data.channels,
+        size=data.size,
+        seed=settings.seed,
+        run=run.path if dist.world_size() == 1 else run.path / f"cache-{dist.rank()}",
+    )
+    contract = build_contract(store, size=data.size, seed=settings.seed)
+    spec = encoder_spec(settings.encoder, channels=data.channels, size=data.size)
+    encoder, sentence = new_encoder(settings.encoder, spec, seed=settings.seed)
+    run.note(sentence)
+    objective = build_objective(settings, encoder, build_views(settings, contract), device)
+    steps = duration_in_steps(settings.duration, num_images=len(store), batch_size=settings.batch_size)
+    work = Pretraining(
+        objective=objective,
+        optimizer=pretrain_optimizer(settings, objective),
+        average=running_average(settings, objective.encoder),  # type: ignore[arg-type]
+        store=store,
+        watcher=build_watcher(settings, store, contract),
+        plan=pretrain_plan(settings, num_steps=steps or 1, num_images=len(store)),
+        batch_size=settings.batch_size,
+        device=device,
+        seed=settings.seed,
+        workers=settings.data.workers,
+        is_masked_input=settings.objective == "masked"
+        or (settings.objective == "joint" and settings.joint.form == "shared"),
+    )
+    if steps is None:
+        steps = _remembered(run.path / "steps.txt", settings, work)
+        plan = pretrain_plan(settings, num_steps=steps, num_images=len(store))
+        work = Pretraining(**{**vars(work), "plan": plan})
+    return work, spec, contract
+
+
+def _remembered(path: Path, settings: PretrainSettings, work: Pretraining) -> int:
+    """Steps that fit into the minutes, measured when the run first starts and kept beside it from then on."""
+    known = int(path.read_text()) if dist.is_main() and path.is_file() else None
+    known = dist.broadcast_object(known)
+    if known is None:
+        known = steps_in(parse_duration(settings.duration)[0], work)
+        if dist.is_main():
+            path.write_text(f"{known}\n")
+    return int(known)
+
+
+def build_watcher(settings: PretrainSettings, store: ImageStore, contract: InputContract) -> Watcher:
+    """The watcher over an evenly spread part of the pool."""
+    count = min(settings.eval_images, len(store))
+    indices = torch.arange(count) * len(store) // count
+    images, _ = store.fetch(indices)
+    if images.shape[2] != contract.size:
+        resized = torch.nn.functional.interpolate(
+            images.float(), size=contract.size, mode="bilinear", antialias=True, align_corners=False
+        )
+        images = resized.round().clamp(0, 255).to(torch.uint8)
+    labels = None if store.source.labels is None else torch.from_numpy(np.asarray(store.source.labels))[indices]
+    return Watcher(
+        images,
+        labels,
+        contract,
+        num_neighbours=20,
+        batch_size=settings.batch_size,
+        dtype=torch.float64 if settings.precision == "float64" else torch.float32,
+    )
+
+
+def training_memory_mb(work_parameters: int, *, batch_size: int, channels: int, size: int, store_mb: float) -> float:
+    """A rough upper estimate of a rank's memory in MiB: libraries, pool, weights with optimizer, activations."""
+    # Four float32 copies of the weights; activations of small convnets measured near 60 times the input of both views.
+    activations = 2 * batch_size * channels * size * size * 4 * 60 / 2**20
+    return 450 + store_mb + 16 * work_parameters / 2**20 + activations

@@ -1,0 +1,148 @@
+"""From data settings to sources, roles, stores and input contracts. Models and objectives are in `build.py`."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ssl_ft.artifact import InputContract
+from ssl_ft.config import DataSettings
+from ssl_ft.data.images import DamagedImage, probe_header
+from ssl_ft.data.permutation import permute
+from ssl_ft.data.source import Source, open_source
+from ssl_ft.data.splits import Roles, assign_roles
+from ssl_ft.data.store import DecodeOptions, ImageStore, channel_statistics
+from ssl_ft.errors import UserError
+from ssl_ft.seeding import derive_seed
+
+# Headers read to learn the size and channels of a source; evenly spread, so that class folders all have their say.
+_HEADERS = 64
+_LARGEST_DEFAULT_SIZE = 224
+
+
+@dataclass(frozen=True)
+class ImageKind:
+    """What the images of a source are like, from the headers of a few.
+
+    Attributes:
+        channels: the most of any.
+        short_side: median of the shorter side in pixels.
+        is_uniform: all looked at are squares of one size.
+    """
+
+    channels: int
+    short_side: int
+    is_uniform: bool
+
+
+def open_data(settings: DataSettings) -> Source:
+    """The source with all its splits."""
+    return open_source(settings.path, kind=settings.kind, test_location=settings.test_path, download=settings.download)
+
+
+def pool_of(source: Source, settings: DataSettings) -> Source:
+    """The images to pretrain on: never those of the test split, labelled or not.
+
+    Raises:
+        UserError: the source has splits but none of the name asked for.
+    """
+    if source.splits is not None:
+        indices = np.flatnonzero(source.splits == settings.train_split)
+        if not len(indices):
+            names = ", ".join(sorted(set(source.splits.tolist()) - {""}))
+            raise UserError(
+                f"data.train_split={settings.train_split!r}: {source.location} has the splits {names}; name the one "
+                "to pretrain on"
+            )
+    elif source.labels is not None and len(source.class_names) > 1:
+        # The stages after this one will hold out the same test images.
+        indices = np.setdiff1d(np.arange(len(source)), roles_of(source, settings).test)
+    else:
+        indices = np.arange(len(source))
+    return source.subset(limited(indices, settings))
+
+
+def limited(indices: np.ndarray, settings: DataSettings) -> np.ndarray:
+    """A seeded random subset of `settings.limit` indices, in order; all of them where there is no limit."""
+    if settings.limit is None or settings.limit >= len(indices):
+        return indices
+    places = permute(
+        torch.arange(settings.limit), num_items=len(indices), key=derive_seed(settings.split_seed, "limit")
+    )
+    return np.sort(indices[places.numpy()])
+
+
+def roles_of(source: Source, settings: DataSettings) -> Roles:
+    """Train, val and test of a labelled source.
+
+    Raises:
+        UserError: no labels, or splits and classes that do not allow a judgement.
+    """
+    if source.labels is None:
+        raise UserError(f"{source.location} has no labels; judging an encoder needs some")
+    return assign_roles(
+        source.labels,
+        splits=source.splits,
+        train_split=settings.train_split,
+        val_split=settings.val_split,
+        test_split=settings.test_split,
+        test_share=settings.test_share,
+        seed=settings.split_seed,
+        class_names=source.class_names,
+    )
+
+
+def look_at(source: Source) -> ImageKind:
+    """Size and channels of a source.
+
+    Raises:
+        UserError: not one of the headers could be read.
+    """
+    count = min(_HEADERS, len(source))
+    headers = []
+    reason = "it is empty"
+    for index in (np.arange(count) * len(source) // count).tolist() if count else []:
+        try:
+            headers.append(probe_header(source.read(index)))
+        except (DamagedImage, OSError) as error:
+            reason = f"{source.names[index]}: {error}"
+    if not headers:
+        raise UserError(f"{source.location}: none of {count} images looked at can be read; the last: {reason}")
+    sides = Counter((width, height) for width, height, _ in headers)
+    channels = max(c for _, _, c in headers)
+    short = int(np.median([min(width, height) for width, height, _ in headers]))
+    return ImageKind(channels, short, len(sides) == 1 and headers[0][0] == headers[0][1])
+
+
+def input_size(kind: ImageKind, size: int | None) -> int:
+    """The side asked for, or that of the images up to 224."""
+    return size if size is not None else min(kind.short_side, _LARGEST_DEFAULT_SIZE)
+
+
+def build_store(
+    pool: Source, settings: DataSettings, *, kind: ImageKind, channels: int, size: int, seed: int, run: Path
+) -> ImageStore:
+    """The pool as training reads it, decoded once where it is small."""
+    # A crop of part of the image is drawn from more pixels than it has, up to a quarter more than the whole needs.
+    side = kind.short_side if kind.is_uniform and kind.short_side <= 2 * size else round(1.25 * size)
+    options = DecodeOptions(
+        channels,
+        max(1, min(side, kind.short_side) if kind.short_side >= size else side),
+        settings.white_level,
+        settings.max_pixels,
+        settings.draft,
+        settings.max_damaged_share,
+        settings.workers,
+    )
+    size_mb = len(pool) * channels * options.side**2 / 2**20
+    is_decoded = settings.cache != "none" and size_mb <= settings.cache_mb
+    memory_map = run / "cache" / "pixels.npy" if settings.cache == "disk" else None
+    return ImageStore(pool, options, seed=seed, is_decoded=is_decoded, memory_map=memory_map)
+
+
+def build_contract(store: ImageStore, *, size: int, seed: int) -> InputContract:
+    """What the encoder will take, with the pool's own mean and standard deviation."""
+    mean, std = channel_statistics(store, seed=seed)
+    return InputContract(size, store.options.channels, mean, std, store.options.white_level)

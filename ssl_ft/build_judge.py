@@ -1,0 +1,98 @@
+"""Features to judge, from a model folder and a labelled source: the encoder's, the untrained encoder's, raw pixels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssl_ft.artifact import InputContract, load_model
+from ssl_ft.config import DataSettings
+from ssl_ft.data.source import Source
+from ssl_ft.data.splits import Roles
+from ssl_ft.errors import UserError
+from ssl_ft.evaluate.features import FeatureSet, Inputs, compute_outputs, pixel_features, read_inputs
+from ssl_ft.models.encoders import build_encoder
+from ssl_ft.progress import ProgressLine
+from ssl_ft.result import Parent
+from ssl_ft.runlog import RunFolder
+from ssl_ft.seeding import derive_seed
+
+
+def parent_data(model: Path) -> DataSettings:
+    """The data settings of the run that made a model.
+
+    Raises:
+        UserError: the model does not lie in its run folder any more.
+    """
+    manifest = model.parent / "manifest.json"
+    if not manifest.is_file():
+        raise UserError(f"{model} does not lie in its run folder, so its data are not known; name them with data=")
+    return DataSettings.model_validate(json.loads(manifest.read_text())["settings"]["data"])
+
+
+def read_roles(
+    source: Source, roles: Roles, data: DataSettings, contract: InputContract, *, run: RunFolder
+) -> tuple[Inputs, NDArray[np.int64], Roles]:
+    """Decode every image that has a role; damaged ones are listed and leave their role.
+
+    Returns:
+        The inputs, their labels int64 [N], and the roles as places in the inputs.
+    """
+    assert source.labels is not None, "roles need labels"
+    wanted = np.sort(np.concatenate([roles.train, roles.val, roles.test]))
+    inputs = read_inputs(
+        source,
+        wanted,
+        contract,
+        max_damaged_share=data.max_damaged_share,
+        max_pixels=data.max_pixels,
+        workers=data.workers,
+    )
+    if inputs.damaged:
+        run.write_table("damaged.csv", ["path", "reason", "replacement"], [(*d, "") for d in inputs.damaged])
+        run.note(f"{len(inputs.damaged)} damaged images were left out of their roles; see damaged.csv")
+    place = {int(index): number for number, index in enumerate(inputs.indices)}
+
+    def places(role: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.array([place[i] for i in role.tolist() if i in place], np.int64)
+
+    kept = Roles(train=places(roles.train), val=places(roles.val), test=places(roles.test))
+    return inputs, source.labels[inputs.indices], kept
+
+
+def feature_sets(
+    model: Path,
+    source: Source,
+    roles: Roles,
+    data: DataSettings,
+    *,
+    run: RunFolder,
+    device: torch.device,
+    batch_size: int,
+    has_baselines: bool,
+    seed: int,
+) -> list[FeatureSet]:
+    """The encoder's features first, then the baselines'."""
+    encoder, card, digest = load_model(model)
+    run.parents.append(Parent(path=str(model), sha256=digest, kind=card.kind))
+    inputs, labels, places = read_roles(source, roles, data, card.contract, run=run)
+    encoders = {"encoder": encoder}
+    if has_baselines:
+        encoders["untrained"] = build_encoder(card.spec, seed=derive_seed(seed, "untrained") >> 1)
+    sets = []
+    for name, network in encoders.items():
+        with ProgressLine(f"features of {name}", total=len(inputs.pixels)) as progress:
+            features = compute_outputs(
+                network,
+                inputs.pixels,
+                card.contract,
+                device=device,
+                batch_size=batch_size,
+                on_progress=progress.update,
+            )
+        sets.append(FeatureSet(name, features, labels, places, inputs))
+    if has_baselines:
+        sets.append(FeatureSet("pixels", pixel_features(inputs.pixels), labels, places, inputs))
+    return sets

@@ -1,0 +1,101 @@
+"""Checkpoints for resuming: one safetensors file with every tensor, its plain values as JSON in the header.
+
+Written to a temporary name and renamed, so a file is whole or absent. Never a pickle. What a person uses afterwards
+is the artifact (`artifact.py`), not this.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ssl_ft.errors import UserError
+
+_FORMAT = "1"
+
+
+def save_checkpoint(path: Path, *, modules: dict[str, nn.Module], optimizer: Optimizer, values: dict[str, Any]) -> None:
+    """Write everything that training needs to go on.
+
+    Args:
+        path: the file; its folder exists.
+        modules: by name, their whole state dicts.
+        optimizer: its state.
+        values: plain JSON values such as the step.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
+    state = optimizer.state_dict()["state"]
+    numbers: dict[str, Any] = {}
+    for index, entries in state.items():
+        for key, value in entries.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"optimizer/{index}/{key}"] = value
+    tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+    header = {"format": _FORMAT, "values": json.dumps(values), "optimizer": json.dumps(numbers)}
+    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
+
+
+def load_checkpoint(path: Path, *, modules: dict[str, nn.Module], optimizer: Optimizer) -> dict[str, Any]:
+    """Fill modules and optimizer from a file and give back its values.
+
+    Raises:
+        UserError: damaged file, or one that does not belong to these modules.
+    """
+    tensors, header = _read(path)
+    for name, module in modules.items():
+        own = {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise UserError(f"checkpoint {path} does not fit this {name}: {str(error)[:300]}") from error
+    state: dict[int, dict[str, Any]] = {}
+    numbers = json.loads(header["optimizer"])
+    for key, value in [*tensors.items(), *numbers.items()]:
+        if key.startswith("optimizer/"):
+            _, index, entry = key.split("/")
+            state.setdefault(int(index), {})[entry] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    values: dict[str, Any] = json.loads(header["values"])
+    return values
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint without its tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            values: dict[str, Any] = json.loads(file.metadata()["values"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a checkpoint of ours or is damaged ({error})") from error
+    return values
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error}); remove it to start again") from error
+    if header.get("format") != _FORMAT:
+        raise UserError(f"checkpoint {path} has format {header.get('format')!r}, this version reads {_FORMAT!r}")
+    return tensors, header
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call `write(temporary path)`, flush it to disk and rename it to `path`; on failure nothing is left behind."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

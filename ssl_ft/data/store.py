@@ -1,0 +1,207 @@
+"""The pool of images as training reads it: square uint8 tensors, decoded once into memory or anew each time.
+
+Every image is squashed to one square; its aspect is kept beside it, so that crops regain its shape. Damaged images
+are replaced by others in an order that depends on the seed alone, and listed; too many of them stop the run.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_ft.data.images import DamagedImage, decode, resize_square, to_channels
+from ssl_ft.data.source import Source
+from ssl_ft.errors import UserError
+from ssl_ft.seeding import derive_seed
+
+
+@dataclass(frozen=True)
+class Damage:
+    """An image that could not be read: its name, why, and the name of the image that stands in for it."""
+
+    name: str
+    reason: str
+    replacement: str
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How files become pixels.
+
+    Attributes:
+        channels: C every image is brought to.
+        side: S of the stored square.
+        white_level: value of 16-bit images that means white.
+        max_pixels: larger files are damaged by definition.
+        is_draft: let JPEG decode at a reduced size where it is at least twice the side.
+        max_damaged_share: of the pool; past it the run stops.
+        workers: decoding threads.
+    """
+
+    channels: int
+    side: int
+    white_level: int = 65535
+    max_pixels: int = 89_478_485
+    is_draft: bool = False
+    max_damaged_share: float = 0.01
+    workers: int = 2
+
+
+class ImageStore:
+    """Images by number: `fetch(indices) -> (uint8 [B, C, S, S], float32 [B] aspects)`.
+
+    Args:
+        source: where the images are.
+        options: how to decode them.
+        seed: decides which image replaces a damaged one.
+        is_decoded: decode all of it now.
+        memory_map: file that holds the decoded pixels; None keeps them in memory.
+        on_progress: called with the number of images decoded so far.
+
+    Raises:
+        UserError: more damaged images than `options.max_damaged_share` allows; the first ones are listed.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        options: DecodeOptions,
+        *,
+        seed: int,
+        is_decoded: bool,
+        memory_map: Path | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.source, self.options, self.seed = source, options, seed
+        self.is_decoded = False
+        self._damaged: dict[int, str] = {}
+        self._lock = threading.Lock()
+        if is_decoded:
+            self._pixels, self._aspects = self._decode_all(memory_map, on_progress)
+            self.is_decoded = True
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def damages(self) -> list[Damage]:
+        """The damaged images met so far, by number."""
+        found = sorted(self._damaged.items())
+        return [Damage(self.source.names[i], reason, self.source.names[self._stand_in(i)]) for i, reason in found]
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images uint8 [B, C, S, S] and aspects float32 [B] of int64 indices [B]."""
+        if self.is_decoded:
+            return self._pixels[indices], self._aspects[indices]
+        with ThreadPoolExecutor(max(1, self.options.workers)) as pool:
+            pairs = list(pool.map(self._decode_or_replace, indices.tolist()))
+        pixels = torch.from_numpy(np.stack([image for image, _ in pairs]))
+        return pixels, torch.tensor([aspect for _, aspect in pairs], dtype=torch.float32)
+
+    def _decode_all(self, memory_map: Path | None, on_progress: Callable[[int], None] | None) -> tuple[Tensor, Tensor]:
+        shape = (len(self), self.options.channels, self.options.side, self.options.side)
+        if memory_map is None:
+            pixels = np.empty(shape, np.uint8)
+        else:
+            memory_map.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.lib.format.open_memmap(memory_map, mode="w+", dtype=np.uint8, shape=shape)
+        aspects = np.empty(len(self), np.float32)
+        failed: list[int] = []
+
+        def place(index: int) -> None:
+            try:
+                pixels[index], aspects[index] = self._decode(index)
+            except DamagedImage:
+                failed.append(index)
+
+        with ThreadPoolExecutor(max(1, self.options.workers)) as pool:
+            for done, _ in enumerate(pool.map(place, range(len(self))), start=1):
+                if on_progress is not None and (done % 256 == 0 or done == len(self)):
+                    on_progress(done)
+        for index in failed:
+            stand_in = self._stand_in(index)
+            pixels[index], aspects[index] = pixels[stand_in], aspects[stand_in]
+        return torch.from_numpy(pixels), torch.from_numpy(aspects)
+
+    def _decode(self, index: int) -> tuple[np.ndarray, float]:
+        """One image as uint8 [C, S, S] and its aspect; a failure is noted before it is raised."""
+        options = self.options
+        try:
+            if index in self._damaged:
+                raise DamagedImage(self._damaged[index])
+            image = decode(
+                self.source.read(index),
+                max_pixels=options.max_pixels,
+                white_level=options.white_level,
+                draft_size=options.side if options.is_draft else None,
+            )
+        except (DamagedImage, OSError) as error:
+            self._note_damage(index, str(error))
+            raise DamagedImage(str(error)) from error
+        try:
+            image = to_channels(image, options.channels)
+        except UserError as error:
+            raise UserError(f"{self.source.names[index]}: {error}") from error
+        return resize_square(image, options.side), image.shape[2] / image.shape[1]
+
+    def _note_damage(self, index: int, reason: str) -> None:
+        with self._lock:
+            self._damaged[index] = reason
+            count, allowed = len(self._damaged), self.options.max_damaged_share * len(self)
+        if count > allowed:
+            first = "; ".join(f"{self.source.names[i]} ({why})" for i, why in list(self._damaged.items())[:5])
+            raise UserError(
+                f"{self.source.location}: {count} of {len(self)} images could not be read, more than "
+                f"data.max_damaged_share={self.options.max_damaged_share} allows: {first}. `ssl-ft index` lists them "
+                "all; mend or remove the files, or raise the share"
+            )
+
+    def _decode_or_replace(self, index: int) -> tuple[np.ndarray, float]:
+        try:
+            return self._decode(index)
+        except DamagedImage:
+            return self._decode(self._stand_in(index))
+
+    def _stand_in(self, index: int) -> int:
+        """The first readable image of a sequence that depends on the seed and the index alone."""
+        for attempt in range(1000):
+            other = derive_seed(self.seed, "replacement", index, attempt) % len(self)
+            try:
+                if other != index and other not in self._damaged:
+                    if not self.is_decoded:
+                        self._decode(other)
+                    return other
+            except DamagedImage:
+                continue
+        raise UserError(f"{self.source.location}: no readable image was found to replace {self.source.names[index]}")
+
+
+def channel_statistics(
+    store: ImageStore, *, seed: int, num_images: int = 4096
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in [0, 1], from at most `num_images` evenly spread images.
+
+    A constant channel gets standard deviation 1, so that normalising it gives 0 rather than a division by 0.
+    """
+    count = min(num_images, len(store))
+    indices = torch.arange(count) * len(store) // count
+    total, squares, pixels = torch.zeros(1), torch.zeros(1), 0
+    for part in indices.split(512):
+        images = store.fetch(part)[0].to(torch.float64) / 255
+        total = total + images.sum((0, 2, 3))
+        squares = squares + images.square().sum((0, 2, 3))
+        pixels += images.numel() // images.shape[1]
+    mean = total / pixels
+    std = (squares / pixels - mean.square()).clamp(min=0).sqrt()
+    std = torch.where(std < 1e-6, torch.ones_like(std), std)
+    return _rounded(mean.tolist()), _rounded(std.tolist())
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    # Six digits travel through JSON unchanged and are far below what a pixel's 1/255 resolves.
+    return tuple(round(value, 6) for value in values)

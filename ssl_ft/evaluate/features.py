@@ -1,0 +1,150 @@
+"""Features of labelled images: decode by the model's input contract, forward in blocks; raw pixels too.
+
+No label is looked at here.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ssl_ft.artifact import InputContract
+from ssl_ft.data.images import DamagedImage, decode, resize_center_crop, to_channels
+from ssl_ft.data.source import Source
+from ssl_ft.data.splits import Roles
+from ssl_ft.errors import UserError
+
+_PIXEL_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images ready for a model.
+
+    Attributes:
+        pixels: uint8 [N, C, size, size].
+        indices: int64 [N], which images of the source they are; damaged ones are missing.
+        damaged: (name, reason) of those.
+    """
+
+    pixels: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+    damaged: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """One model's features of all images that have a role.
+
+    Attributes:
+        model: "encoder", "untrained" or "pixels".
+        features: float32 [N, D].
+        labels: int64 [N].
+        roles: places in the N rows.
+        inputs: the images themselves, the same object for every model.
+    """
+
+    model: str
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    roles: Roles
+    inputs: Inputs
+
+
+def read_inputs(
+    source: Source,
+    indices: NDArray[np.int64],
+    contract: InputContract,
+    *,
+    max_damaged_share: float,
+    max_pixels: int,
+    workers: int,
+) -> Inputs:
+    """Decode images in the evaluation geometry: short side to size, centre cut out.
+
+    Args:
+        source: where the images are.
+        indices: int64 [N], which of them.
+        contract: the model's input.
+        max_damaged_share: share of damaged images past which nothing is judged.
+        max_pixels: larger images count as damaged.
+        workers: decoding threads.
+
+    Raises:
+        UserError: too many damaged images, or images with other channels than the model takes.
+    """
+
+    def read(index: int) -> NDArray[np.uint8] | str:
+        try:
+            image = decode(source.read(index), max_pixels=max_pixels, white_level=contract.white_level)
+        except (DamagedImage, OSError) as error:
+            return str(error)
+        try:
+            image = to_channels(image, contract.channels)
+        except UserError as error:
+            raise UserError(f"{source.names[index]}: {error}") from error
+        return resize_center_crop(image, contract.size, interpolation="bilinear")
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        read_images = list(pool.map(read, indices.tolist()))
+    damaged = [(source.names[i], x) for i, x in zip(indices.tolist(), read_images, strict=True) if isinstance(x, str)]
+    if len(damaged) > max_damaged_share * len(indices):
+        first = "; ".join(f"{name} ({reason})" for name, reason in damaged[:5])
+        raise UserError(
+            f"{source.location}: {len(damaged)} of {len(indices)} images cannot be read, more than "
+            f"max_damaged_share={max_damaged_share} allows: {first}. Mend or remove them, or raise the share"
+        )
+    kept = [not isinstance(x, str) for x in read_images]
+    images = [x for x in read_images if not isinstance(x, str)]
+    shape = (0, contract.channels, contract.size, contract.size)
+    return Inputs(np.stack(images) if images else np.empty(shape, np.uint8), indices[np.array(kept, bool)], damaged)
+
+
+@torch.no_grad()
+def compute_outputs(
+    model: nn.Module,
+    pixels: NDArray[np.uint8],
+    contract: InputContract,
+    *,
+    device: torch.device,
+    batch_size: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """What the model gives for each image: features of an encoder, logits of a classifier.
+
+    Args:
+        model: moved to `device` and set to evaluation mode.
+        pixels: uint8 [N, C, size, size].
+        contract: the model's input.
+        device: where to compute.
+        batch_size: images a forward pass.
+        on_progress: called with the number of images done.
+
+    Returns:
+        float32 [N, D].
+    """
+    model = model.to(device).eval()
+    blocks = []
+    for start in range(0, len(pixels), batch_size):
+        block = torch.from_numpy(pixels[start : start + batch_size]).to(device)
+        blocks.append(model(contract.normalise(block)).float().cpu().numpy())
+        if on_progress is not None:
+            on_progress(min(start + batch_size, len(pixels)))
+    return np.concatenate(blocks)
+
+
+def pixel_features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The images themselves as features, at most 32 x 32 pixels, float32 [N, C·h·w] in [0, 1]."""
+    images = torch.from_numpy(pixels)
+    if images.shape[2] > _PIXEL_SIDE:
+        parts = [
+            torch.nn.functional.interpolate(part.float(), size=_PIXEL_SIDE, mode="bilinear", antialias=True)
+            for part in images.split(1024)
+        ]
+        images = torch.cat(parts)
+    flat: NDArray[np.float32] = (images.flatten(1).float() / 255).numpy()
+    return flat

@@ -1,0 +1,219 @@
+"""Encoders from timm: any name, any number of channels, stems that fit small images, weights loaded in full or refused.
+
+An encoder here is the plain timm module with its head removed: `encoder(images_BCHW) -> features_BD`.
+Forward passes that timm does not offer (visible patches only) are in `visible.py`.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models.convnext import ConvNeXt
+from timm.models.resnet import ResNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ssl_ft.errors import UserError
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Everything needed to build the same architecture again.
+
+    Attributes:
+        name: timm's name.
+        channels: channels of the input.
+        size: side of the input in pixels.
+        stem_stride: total stride before the first stage of a ResNet or ConvNeXt: 4 is timm's own, 2 or 1 keep
+            more of a small image; None for other families.
+        patch_size: side of a ViT's patches in pixels; None keeps timm's own.
+        args: further arguments of the timm constructor, such as `{"depth": 6}`.
+    """
+
+    name: str
+    channels: int
+    size: int
+    stem_stride: int | None = None
+    patch_size: int | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def timm_args(self) -> dict[str, Any]:
+        """Keyword arguments with which `timm.create_model(name, …)` builds it, before `stem_edits`."""
+        args: dict[str, Any] = {"num_classes": 0, "in_chans": self.channels, **self.args}
+        if family(self.name) == "vit":
+            # The mean of all patch tokens is what a masked objective trains; a class token it leaves untrained.
+            args |= {"img_size": self.size, "global_pool": args.get("global_pool", "avg")}
+            args |= {} if self.patch_size is None else {"patch_size": self.patch_size}
+        if family(self.name) == "convnext" and self.stem_stride is not None:
+            args["patch_size"] = self.stem_stride
+        return args
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+
+def family(name: str) -> str:
+    """'vit', 'resnet', 'convnext' or 'other', read from timm's own entry point, without building weights.
+
+    Raises:
+        UserError: timm does not know the name; close names are suggested.
+    """
+    import difflib
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; close names: {', '.join(near)}" if near else ""
+        raise UserError(f"encoder.name={name!r} is not an architecture of timm {timm.__version__}{hint}")
+    module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
+    return {"vision_transformer": "vit", "resnet": "resnet", "convnext": "convnext"}.get(module, "other")
+
+
+def build_encoder(spec: EncoderSpec, *, seed: int) -> nn.Module:
+    """The encoder with fresh weights that depend on `seed` alone; torch's generator is left as it was.
+
+    Raises:
+        UserError: unknown name, an argument the architecture does not take, or a stem it does not have.
+    """
+    check_stem(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            encoder: nn.Module = timm.create_model(spec.name, pretrained=False, **spec.timm_args())
+        except (TypeError, AssertionError, RuntimeError, KeyError) as error:
+            raise UserError(f"timm cannot build encoder.name={spec.name!r} with {spec.timm_args()}: {error}") from error
+    edit_stem(encoder, spec)
+    return encoder
+
+
+def check_stem(spec: EncoderSpec) -> None:
+    """Refuse stem settings that the family of `spec.name` does not have."""
+    kind = family(spec.name)
+    if spec.stem_stride is not None and kind not in ("resnet", "convnext"):
+        raise UserError(
+            f"encoder.stem_stride={spec.stem_stride} is defined for ResNet and ConvNeXt encoders, not {spec.name!r}; "
+            + ("set encoder.patch_size instead" if kind == "vit" else "leave it out")
+        )
+    if spec.stem_stride not in (None, 1, 2, 4):
+        raise UserError(f"encoder.stem_stride={spec.stem_stride} must be 1, 2 or 4")
+    if spec.patch_size is not None and kind != "vit":
+        raise UserError(f"encoder.patch_size is defined for ViT encoders, not {spec.name!r}")
+    if spec.patch_size is not None and spec.size % spec.patch_size:
+        raise UserError(f"size={spec.size} is not a multiple of encoder.patch_size={spec.patch_size}")
+
+
+def stem_edits(spec: EncoderSpec) -> list[str]:
+    """Lines of Python that turn timm's `model` into this encoder; a ResNet's stem has no argument for its stride."""
+    if spec.stem_stride in (None, 4) or family(spec.name) != "resnet":
+        return []
+    lines = ["model.maxpool = torch.nn.Identity()"]
+    if spec.stem_stride == 1:
+        lines.append("first = model.conv1[0] if isinstance(model.conv1, torch.nn.Sequential) else model.conv1")
+        lines.append("first.stride = (1, 1)")
+    return lines
+
+
+def edit_stem(encoder: nn.Module, spec: EncoderSpec) -> None:
+    """Do what `stem_edits` says; weights keep their shapes, so pretrained ones still load."""
+    if not stem_edits(spec):
+        return
+    assert isinstance(encoder, ResNet)
+    encoder.maxpool = nn.Identity()
+    if spec.stem_stride == 1:
+        first = encoder.conv1[0] if isinstance(encoder.conv1, nn.Sequential) else encoder.conv1
+        first.stride = (1, 1)
+
+
+def num_features(encoder: nn.Module) -> int:
+    """D of the features the encoder gives."""
+    return int(getattr(encoder, "head_hidden_size", None) or encoder.num_features)  # type: ignore[arg-type]
+
+
+def feature_map(encoder: nn.Module, images_BCHW: Tensor) -> Tensor:
+    """The last feature map of a convnet or hierarchical transformer, [B, D, h, w].
+
+    Raises:
+        UserError: the encoder has no map (a family of plain transformers other than timm's VisionTransformer).
+    """
+    features: Tensor = encoder.forward_features(images_BCHW)  # type: ignore[operator]
+    if features.ndim != 4:
+        raise UserError(
+            f"masked imputation needs a ViT or an encoder with a feature map; {type(encoder).__name__} gives "
+            f"{features.ndim}-dimensional features. Use objective=simclr with it, or another encoder"
+        )
+    is_channels_last = getattr(encoder, "output_fmt", "NCHW") == "NHWC" or features.shape[1] != num_features(encoder)
+    return features.permute(0, 3, 1, 2) if is_channels_last else features
+
+
+def pool_map(encoder: nn.Module, map_BDhw: Tensor) -> Tensor:
+    """Features [B, D] from a feature map: the encoder's own head, as its plain forward would apply it."""
+    is_channels_last = getattr(encoder, "output_fmt", "NCHW") == "NHWC"
+    features: Tensor = encoder.forward_head(map_BDhw.permute(0, 2, 3, 1) if is_channels_last else map_BDhw)  # type: ignore[operator]
+    return features
+
+
+def is_vit(encoder: nn.Module) -> bool:
+    """Whether the encoder can run on visible patches alone."""
+    return isinstance(encoder, VisionTransformer)
+
+
+def is_convnext(encoder: nn.Module) -> bool:
+    """Whether the encoder is timm's ConvNeXt."""
+    return isinstance(encoder, ConvNeXt)
+
+
+def load_pretrained(encoder: nn.Module, spec: EncoderSpec, *, source: str) -> str:
+    """Fill the encoder with given weights, all of them or none.
+
+    Args:
+        encoder: built from `spec`.
+        spec: its description.
+        source: "timm" for the hub weights of `spec.name`, or the path of a `.safetensors` file.
+
+    Returns:
+        A sentence for the log: n of n tensors loaded, and what was left over in the file.
+
+    Raises:
+        UserError: no such file, not safetensors, or a tensor of the encoder is missing or of another shape.
+    """
+    if source == "timm":
+        try:
+            args = {k: v for k, v in spec.timm_args().items() if k != "patch_size"}
+            weights = timm.create_model(spec.name, pretrained=True, **args).state_dict()
+        except Exception as error:
+            raise UserError(
+                f"encoder.pretrained=timm: the hub weights of {spec.name!r} could not be fetched "
+                f"({type(error).__name__}). Offline? Give a local .safetensors file instead"
+            ) from error
+    else:
+        weights = _read_weights(Path(source))
+    wanted = encoder.state_dict()
+    missing = sorted(k for k in wanted if k not in weights and not k.endswith("num_batches_tracked"))
+    misfits = sorted(k for k in wanted if k in weights and weights[k].shape != wanted[k].shape)
+    if missing or misfits:
+        fits = len(wanted) - len(missing) - len(misfits)
+        shapes = [f"{k}: file {tuple(weights[k].shape)}, encoder {tuple(wanted[k].shape)}" for k in misfits[:3]]
+        raise UserError(
+            f"encoder.pretrained={source}: {fits} of {len(wanted)} tensors of {spec.name!r} fit, so none were loaded. "
+            f"Missing: {missing[:3] or 'none'}; other shape: {shapes or 'none'}. Check encoder.name, the number of "
+            f"channels, size and patch_size against the file"
+        )
+    encoder.load_state_dict({k: weights.get(k, wanted[k]) for k in wanted})
+    extra = sorted(k for k in weights if k not in wanted)
+    left = f"; left out of the file: {', '.join(extra[:4])}{' …' if len(extra) > 4 else ''}" if extra else ""
+    return f"loaded {len(wanted)} of {len(wanted)} tensors from {source}{left}"
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"encoder.pretrained={path}: no such file; give a .safetensors file, or 'timm' for hub weights")
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise UserError(
+            f"encoder.pretrained={path} is not a safetensors file ({error}). Other formats can run code when loaded; "
+            "convert it with safetensors.torch.save_file first"
+        ) from error

@@ -1,0 +1,99 @@
+"""The two contrastive losses, as pure functions of embeddings: NT-Xent (SimCLR) and DCL. Memory is linear in N.
+
+No projector, no encoder, no views here. Shape suffixes: M local rows, K all rows, D embedding size.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_ft import dist
+
+# Rows handled at once: 1024 x 8192 float32 logits are 32 MiB, past which a larger block gains no speed.
+_BLOCK_ROWS = 1024
+
+
+def nt_xent(first_ND: Tensor, second_ND: Tensor, *, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy (Chen et al. 2020, "SimCLR", eq. 1 and algorithm 1).
+
+    Mean over all 2N rows, N counted over all ranks, of −log of the positive's softmax share among the 2N−1 others.
+    The official code adds the means of the two directions instead, which is twice this value.
+    On W ranks each returns the mean over its own rows; the mean over ranks is the loss of the joined batch.
+
+    Args:
+        first_ND: [N, D] embeddings of one view, not normalised; bf16 and float16 are raised to float32.
+        second_ND: [N, D] embeddings of the other view, row i from the same image.
+        temperature: τ > 0.
+
+    Returns:
+        Scalar, float32 or float64.
+    """
+    return _contrast(first_ND, second_ND, temperature=temperature, is_positive_in_denominator=True)
+
+
+def dcl(first_ND: Tensor, second_ND: Tensor, *, temperature: float) -> Tensor:
+    """Decoupled contrastive loss (Yeh et al. 2022, eq. 6): NT-Xent without the positive in the denominator.
+
+    This is −J of J = F(t₁x)ᵀF(t₂x) − log Σ exp(F(t₁x)ᵀF(x⁻)), averaged over all 2N rows, with F of unit length
+    and products divided by τ. Arguments and reduction as in `nt_xent`; it can be negative.
+
+    Raises:
+        ValueError: with one image over all ranks there are no negatives.
+    """
+    if first_ND.shape[0] * dist.world_size() < 2:
+        raise ValueError("dcl needs at least 2 images in the batch: with 1 there are no negatives")
+    return _contrast(first_ND, second_ND, temperature=temperature, is_positive_in_denominator=False)
+
+
+def _contrast(first_ND: Tensor, second_ND: Tensor, *, temperature: float, is_positive_in_denominator: bool) -> Tensor:
+    assert first_ND.shape == second_ND.shape, f"views differ: {first_ND.shape} and {second_ND.shape}"
+    assert temperature > 0, f"temperature {temperature} must be positive"
+    num = first_ND.shape[0]
+    with torch.autocast(first_ND.device.type, enabled=False):
+        rows = torch.cat([first_ND, second_ND])
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        # τ is split over both factors, so that one product gives the logits.
+        rows_MD = F.normalize(rows, dim=1) / temperature**0.5
+        columns_KD = dist.gather_with_gradient(rows_MD).flatten(0, 1)
+        own_M = torch.arange(2 * num, device=rows.device) + dist.rank() * 2 * num
+        positive_M = torch.cat([own_M[num:], own_M[:num]])
+        loss_M: Tensor = _BlockedRows.apply(rows_MD, columns_KD, own_M, positive_M, is_positive_in_denominator)
+    return loss_M.mean()
+
+
+class _BlockedRows(torch.autograd.Function):
+    """Loss of each row against all columns; logits live for one block of rows and are computed again in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows_MD: Tensor, columns_KD: Tensor, own_M: Tensor, positive_M: Tensor, keeps_positive: bool
+    ) -> Tensor:
+        log_sums = []
+        for block in torch.arange(len(rows_MD), device=rows_MD.device).split(_BLOCK_ROWS):
+            logits = rows_MD[block] @ columns_KD.T
+            logits.scatter_(1, own_M[block, None], -torch.inf)
+            if not keeps_positive:
+                logits.scatter_(1, positive_M[block, None], -torch.inf)
+            log_sums.append(logits.logsumexp(1))
+        log_sum_M = torch.cat(log_sums)
+        ctx.save_for_backward(rows_MD, columns_KD, own_M, positive_M, log_sum_M)
+        ctx.keeps_positive = keeps_positive
+        return log_sum_M - (rows_MD * columns_KD[positive_M]).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_M: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        rows_MD, columns_KD, own_M, positive_M, log_sum_M = ctx.saved_tensors
+        grad_rows_MD, grad_columns_KD = torch.empty_like(rows_MD), torch.zeros_like(columns_KD)
+        for block in torch.arange(len(rows_MD), device=rows_MD.device).split(_BLOCK_ROWS):
+            share = (rows_MD[block] @ columns_KD.T - log_sum_M[block, None]).exp_()
+            share.scatter_(1, own_M[block, None], 0.0)
+            if not ctx.keeps_positive:
+                share.scatter_(1, positive_M[block, None], 0.0)
+            minus_one = -torch.ones_like(block, dtype=share.dtype)[:, None]
+            share.scatter_add_(1, positive_M[block, None], minus_one)
+            share *= grad_M[block, None]
+            grad_rows_MD[block] = share @ columns_KD
+            grad_columns_KD.addmm_(share.T, rows_MD[block])
+        return grad_rows_MD, grad_columns_KD, None, None, None

@@ -1,0 +1,54 @@
+"""Optimizers and their parameter groups. What decays is decided here, how fast over time in `schedules.py`."""
+
+from collections.abc import Iterable
+
+import torch
+from timm.optim import Lars
+from torch import nn
+from torch.optim import Optimizer
+
+OPTIMIZERS = ("adamw", "sgd", "lars")
+
+
+def parameter_groups(modules: Iterable[tuple[nn.Module, float]], *, weight_decay: float) -> list[dict[str, object]]:
+    """Groups for an optimizer: vectors (biases, norms) and single tokens never decay, nor does LARS adapt to them.
+
+    Args:
+        modules: pairs of a module and the factor on its learning rate, kept as `scale` in its groups.
+        weight_decay: for matrices and filters.
+    """
+    groups: list[dict[str, object]] = []
+    for module, scale in modules:
+        trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        decayed = [p for name, p in trained if not _is_exempt(name, p)]
+        exempt = [p for name, p in trained if _is_exempt(name, p)]
+        groups += [{"params": decayed, "weight_decay": weight_decay, "scale": scale}] if decayed else []
+        groups += [{"params": exempt, "weight_decay": 0.0, "scale": scale}] if exempt else []
+    return groups
+
+
+def _is_exempt(name: str, parameter: nn.Parameter) -> bool:
+    tokens = ("pos_embed", "cls_token", "reg_token", "hidden_token")
+    return parameter.ndim <= 1 or name.rpartition(".")[2] in tokens
+
+
+def build_optimizer(
+    name: str, groups: list[dict[str, object]], *, rate: float, momentum: float, betas: tuple[float, float]
+) -> Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), SGD with Nesterov momentum, or LARS (You et al. 2017; timm's).
+
+    LARS leaves groups without weight decay unadapted, as SimCLR's code does.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, betas=betas)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0)
+    assert name == "lars", f"unknown optimizer {name!r}"
+    lars: Optimizer = Lars(groups, lr=rate, momentum=momentum)
+    return lars
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of every group to `rate` times the group's scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]

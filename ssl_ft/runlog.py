@@ -1,0 +1,212 @@
+"""The run folder: who may write it, and its manifest, rows, notes, tables and result. Only rank 0 writes.
+
+<run>/manifest.json  metrics.jsonl  checkpoints/  encoder/ or classifier/  result.json  pictures/
+"""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ssl_ft import __version__, dist
+from ssl_ft.errors import UserError
+from ssl_ft.result import DataUsed, LabelsUsed, Metric, Parent, Result
+
+# Settings that may differ when a run goes on: where and how fast, never what is computed.
+_FREE_KEYS = ("out", "devices", "device", "threads", "trackers", "workers")
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        path: the folder, created here where absent.
+        stage: the stage's name.
+        settings: its resolved settings as plain values.
+
+    Raises:
+        UserError: the folder belongs to a run with other settings, or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, stage: str, settings: dict[str, Any]) -> None:
+        self.path, self.stage, self.settings = path, stage, settings
+        self.started = time.monotonic()
+        self.notes: list[str] = []
+        self.data: list[DataUsed] = []
+        self.parents: list[Parent] = []
+        self._seconds_before = 0.0
+        if dist.is_main():
+            self._claim()
+        dist.barrier()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run ended before and needs no more work."""
+        return (self.path / "result.json").is_file()
+
+    def _claim(self) -> None:
+        manifest = self.path / "manifest.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if manifest.is_file():
+                self._compare(json.loads(manifest.read_text()))
+                return
+            foreign = sorted(p.name for p in self.path.iterdir())
+            if foreign:
+                raise UserError(
+                    f"out={self.path} is not empty and not a run of ours (it holds {', '.join(foreign[:3])}); "
+                    "choose another folder"
+                )
+            self.write_manifest()
+        except (PermissionError, FileExistsError, NotADirectoryError, json.JSONDecodeError) as error:
+            raise UserError(f"out={self.path} cannot be used as a run folder: {error}") from error
+
+    def _compare(self, manifest: dict[str, Any]) -> None:
+        """Refuse to go on with other settings than the run was started with."""
+        before, now = _flat(manifest.get("settings", {})), _flat(json.loads(json.dumps(self.settings)))
+        keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        changed = [k for k in keys if k.split(".")[-1] not in _FREE_KEYS]
+        if manifest.get("stage") != self.stage:
+            raise UserError(
+                f"out={self.path} holds a {manifest.get('stage')} run, not {self.stage}; choose another out="
+            )
+        if changed:
+            lines = "; ".join(f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in changed[:5])
+            raise UserError(
+                f"out={self.path} holds a run with other settings ({lines}). Use them to go on with it, or choose "
+                "another out= for a new run"
+            )
+        rows = self.read_rows()
+        self._seconds_before = max((row.get("seconds", 0.0) for row in rows), default=0.0)
+
+    def write_manifest(self, **more: Any) -> None:
+        """Write what is known so far about the run: settings, data, parents, versions."""
+        if not dist.is_main():
+            return
+        names = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow")
+        content = {
+            "stage": self.stage,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": " ".join(["ssl-ft", *sys.argv[1:]]),
+            "settings": self.settings,
+            "versions": {
+                "python": platform.python_version(),
+                "ssl_ft": __version__,
+                **{name: version(name) for name in names},
+            },
+            "num_ranks": dist.world_size(),
+            "parents": [parent.model_dump() for parent in self.parents],
+            "notes": self.notes,
+            "data": [data.model_dump() for data in self.data],
+            **more,
+        }
+        path = self.path / "manifest.json"
+        if path.is_file():
+            content["created"] = json.loads(path.read_text())["created"]
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def note(self, sentence: str) -> None:
+        """Keep a sentence a reader of the run should know, and say it."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+            say(sentence)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row to `metrics.jsonl`."""
+        if dist.is_main():
+            line = json.dumps({**row, "seconds": round(self.seconds(), 3)})
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(line + "\n")
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """The rows so far; a last line cut off by a crash is left out."""
+        path, rows = self.path / "metrics.jsonl", []
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def forget_rows_after(self, step: int) -> None:
+        """Drop rows of steps that will be done again."""
+        rows = [row for row in self.read_rows() if row["step"] <= step]
+        if dist.is_main():
+            write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a CSV file into the run folder."""
+        if dist.is_main():
+            with (self.path / name).open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(header)
+                writer.writerows(rows)
+
+    def seconds(self) -> float:
+        """Seconds this run has taken, earlier parts included."""
+        return self._seconds_before + time.monotonic() - self.started
+
+    def finish(self, *, metrics: Sequence[Metric], labels_used: LabelsUsed, test_scored: int) -> None:
+        """Write `result.json`, which marks the run as finished."""
+        if not dist.is_main():
+            return
+        result = Result(
+            stage=self.stage,
+            run=str(self.path),
+            parents=self.parents,
+            settings=self.settings,
+            data=self.data,
+            labels_used=labels_used,
+            test_scored=test_scored,
+            seconds=round(self.seconds(), 3),
+            peak_memory_mb=round(peak_memory_mb(), 1),
+            metrics=list(metrics),
+        )
+        write_text(self.path / "result.json", result.model_dump_json(indent=1) + "\n")
+
+
+def default_folder(stage: str, name: str, settings: dict[str, Any]) -> Path:
+    """`runs/<stage>-<name>-<6 hex digits of the settings>`: the same command finds its run again."""
+    flat = {k: v for k, v in _flat(settings).items() if k.split(".")[-1] not in _FREE_KEYS}
+    digest = hashlib.sha256(json.dumps(flat, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    clean = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.")[:60] or "run"
+    return Path("runs") / f"{stage}-{clean}-{digest}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def say(sentence: str) -> None:
+    """A line for the person at the terminal; stdout is kept for the run folder's path."""
+    if dist.is_main():
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
