@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import handover
+from ssl_ft import handover
 from ssl_ft.build_data import open_data
 from ssl_ft.config import IndexSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates, near_duplicates
@@ -24,6 +24,11 @@ def main(settings: IndexSettings) -> int:
     run = RunFolder(out, stage="index", settings=plain)
     if run.is_finished:
         return handover.already_done(run)
+    with run:
+        return _index(settings, source, run)
+
+
+def _index(settings: IndexSettings, source: Source, run: RunFolder) -> int:
     handover.record_data(run, source, source, role="index")
     run.note(f"{source.location}: {len(source)} images, {source.kind}")
     shapes, damaged = _shapes(source, settings)
@@ -31,7 +36,7 @@ def main(settings: IndexSettings) -> int:
     metrics = [("images", len(source)), ("damaged", len(damaged))]
     if settings.duplicates:
         metrics += _duplicates(run, source, settings)
-    run.write_table("damaged.csv", ["path", "reason", "replacement"], [(*row, "") for row in damaged])
+    run.list_damaged([(*row, "") for row in damaged])
     run.write_manifest()
     named = [Metric(name=n, value=v, n=len(source), split="all", model="data") for n, v in metrics]
     run.finish(metrics=named, labels_used=LabelsUsed(), test_scored=0)
@@ -59,17 +64,13 @@ def _shapes(source: Source, settings: IndexSettings) -> tuple[Counter[tuple[int,
 def _describe(
     run: RunFolder, source: Source, shapes: Counter[tuple[int, int, int]], damaged: list[tuple[str, str]]
 ) -> None:
-    channels = Counter[int]()
-    for (count, _, _), number in shapes.items():
-        channels[count] += number
+    channels = sorted(Counter(count for count, _, _ in shapes.elements()).items())
     if shapes:
         sides = sorted(min(height, width) for _, height, width in shapes.elements())
         run.note(
             f"short side {sides[0]} to {sides[-1]} px, median {sides[len(sides) // 2]}; {len(shapes)} distinct shapes"
         )
-        run.note(
-            "channels: " + ", ".join(f"{number} images with {count}" for count, number in sorted(channels.items()))
-        )
+        run.note("channels: " + ", ".join(f"{number} images with {count}" for count, number in channels))
     if source.labels is not None:
         counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.class_names))
         run.note("labels: " + ", ".join(f"{n} {c}" for n, c in zip(source.class_names, counts.tolist(), strict=True)))

@@ -6,15 +6,17 @@ import yaml
 
 from ssl_ft.assemble import open_pool, training_memory_mb
 from ssl_ft.build import duration_in_steps, encoder_spec, view_recipe
-from ssl_ft.build_data import open_data, roles_of
 from ssl_ft.config import FinetuneSettings, PretrainSettings, ProbeSettings, RunSettings
+from ssl_ft.handover import open_labelled
 from ssl_ft.models.encoders import build_encoder
+from ssl_ft.models.fit import check_input
 
 
 def main(stage: str, settings: Any) -> int:
     """Print settings and plan."""
+    lines = plan_lines(settings)
     print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-    for line in plan_lines(settings):
+    for line in lines:
         print(f"# {line}")
     print(f"# {stage}: nothing was written")
     return 0
@@ -26,12 +28,13 @@ def plan_lines(settings: Any) -> list[str]:
         return [*plan_lines(settings.pretrain), "then probe, finetune as full and as scratch, and report"]
     if isinstance(settings, PretrainSettings):
         return _pretrain_lines(settings)
-    if isinstance(settings, (ProbeSettings, FinetuneSettings)) and settings.data is not None:
-        source = open_data(settings.data)
-        roles = roles_of(source, settings.data)
+    if isinstance(settings, (ProbeSettings, FinetuneSettings)):
+        labelled = open_labelled(settings)
+        source, roles = labelled.source, labelled.roles
         return [
+            f"encoder: {labelled.model}",
             f"{source.location}: {len(roles.train)} train, {len(roles.val)} val, {len(roles.test)} test images with "
-            f"labels of {len(source.class_names)} classes; test is scored once a model"
+            f"labels of {len(source.class_names)} classes; test is scored once a model",
         ]
     return []
 
@@ -39,7 +42,9 @@ def plan_lines(settings: Any) -> list[str]:
 def _pretrain_lines(settings: PretrainSettings) -> list[str]:
     data = open_pool(settings)
     steps = duration_in_steps(settings.duration, num_images=len(data.pool), batch_size=settings.batch_size)
-    encoder = build_encoder(encoder_spec(settings.encoder, channels=data.channels, size=data.size), seed=0)
+    spec = encoder_spec(settings.encoder, channels=data.channels, size=data.size)
+    encoder = build_encoder(spec, seed=0)
+    check_input(encoder, spec)
     parameters = sum(p.numel() for p in encoder.parameters())
     share = settings.batch_size // settings.devices
     store_mb = len(data.pool) * data.channels * data.kind.short_side**2 / 2**20

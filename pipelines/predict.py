@@ -1,6 +1,7 @@
 """Stage predict: label a folder of images with a classifier, into a CSV."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from ssl_ft.config import PredictSettings
 from ssl_ft.data.source import open_source
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.features import compute_outputs, read_inputs
-from ssl_ft.runlog import say
+from ssl_ft.runlog import say, write_text
 
 _BLOCK = 2048
 
@@ -22,10 +23,8 @@ def main(settings: PredictSettings) -> int:
     if not settings.classifier or not settings.images:
         raise UserError("predict needs a folder and a classifier: `ssl-ft predict FOLDER classifier=runs/finetune-...`")
     model, card, _ = load_model(find_model(settings.classifier, kind="classifier"))
-    if card.kind != "classifier":
-        raise UserError(f"classifier={settings.classifier} is an {card.kind}; fine-tune it first")
     source = open_source(settings.images)
-    out = Path(settings.out)
+    out = _writable(Path(settings.out))
     rows: list[list[object]] = []
     damaged: list[tuple[str, str]] = []
     device = choose_device(settings.device)
@@ -42,6 +41,8 @@ def main(settings: PredictSettings) -> int:
             rows.append(
                 [source.names[index], card.class_names[best], f"{share[best]:.6f}", *(f"{s:.6f}" for s in share)]
             )
+    if not rows:
+        raise UserError(f"{settings.images}: not one of {len(source)} images can be read; nothing was written")
     if len(damaged) > settings.max_damaged_share * len(source):
         first = "; ".join(f"{name} ({reason})" for name, reason in damaged[:5])
         raise UserError(
@@ -50,12 +51,18 @@ def main(settings: PredictSettings) -> int:
         )
     for name, reason in damaged:
         say(f"left out: {name} ({reason})")
-    partial = out.with_name(f".{out.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "probability", *card.class_names])
-        writer.writerows(rows)
-    partial.replace(out)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["path", "label", "probability", *card.class_names], *rows])
+    write_text(out, text.getvalue())
     say(f"{len(rows)} images labelled")
     print(out)
     return 0
+
+
+def _writable(out: Path) -> Path:
+    """The place of the CSV, found fit before hours of work are to be written there."""
+    if out.is_dir():
+        raise UserError(f"out={out} is a folder; name the CSV file to write, such as {out / 'predictions.csv'}")
+    if not out.parent.is_dir():
+        raise UserError(f"out={out}: there is no folder {out.parent}; make it first, or write elsewhere")
+    return out

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import torch
 
-from pipelines import handover
-from ssl_ft import dist
+from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
-from ssl_ft.assemble import assemble, open_pool
+from ssl_ft.assemble import Pool, assemble, open_pool
 from ssl_ft.build import choose_device
 from ssl_ft.config import PretrainSettings
 from ssl_ft.interrupt import StopWish
@@ -40,8 +39,14 @@ def run(settings: PretrainSettings) -> int:
     )
     if folder.is_finished:
         return handover.already_done(folder)
+    with folder:
+        return _pretrain(settings, data, folder)
+
+
+def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
     handover.record_data(folder, data.source, data.pool, role="pool")
-    handover.report_duplicates(folder, data.source, data.pool, settings.data)
+    handover.keep_pool_keys(folder, data.pool, settings.data)
+    handover.report_duplicates(folder, folder.path, data.source, data.test)
     work, spec, contract = assemble(settings, data, folder)
     folder.write_manifest(device=str(work.device))
     with StopWish() as wish:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipelines import finetune, pretrain, probe
 from ssl_ft.config import RunSettings
+from ssl_ft.errors import UserError
 from ssl_ft.report.page import write_report
 from ssl_ft.result import LabelsUsed, Result
 from ssl_ft.runlog import say, write_text
@@ -17,6 +18,7 @@ def main(settings: RunSettings) -> int:
     """Run every stage; each goes on where it stopped, or is done already."""
     top = Path(settings.out)
     folders = {name: str(top / name) for name in ("pretrain", "probe", "finetune-full", "finetune-scratch")}
+    _check_own(top, {*folders, "report.html", "result.json"})
     data = settings.pretrain.data
     encoder = folders["pretrain"]
     stages: list[tuple[str, Callable[[], int]]] = [
@@ -53,9 +55,19 @@ def main(settings: RunSettings) -> int:
     return 0
 
 
+def _check_own(top: Path, own: set[str]) -> None:
+    """Refuse to put runs among somebody's images."""
+    foreign = sorted(p.name for p in top.iterdir() if p.name not in own) if top.is_dir() else []
+    if foreign:
+        raise UserError(f"out={top} holds more than runs ({', '.join(foreign[:3])}); choose another folder")
+
+
 def _joined(settings: RunSettings, top: Path, folders: list[str]) -> Result:
     """One result over all stages: their metrics in order, labels and scorings added up, no stage hidden."""
-    parts = [Result.model_validate(json.loads((Path(folder) / "result.json").read_text())) for folder in folders]
+    parts = [
+        Result.model_validate(json.loads((Path(folder) / "result.json").read_text(encoding="utf-8")))
+        for folder in folders
+    ]
     used = {role: max(getattr(part.labels_used, role) for part in parts) for role in ("train", "val", "test")}
     return Result(
         stage="run",

@@ -6,6 +6,7 @@ own head. Checkpoints for resuming are another thing (`checkpoint.py`).
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ssl_ft.errors import UserError
+from ssl_ft.errors import UserError, short_path, system_sentence
 from ssl_ft.models.encoders import EncoderSpec, build_encoder, num_features, stem_edits
 
 _FORMAT = 1
@@ -104,8 +105,9 @@ def save_model(folder: Path, model: nn.Module, card: ModelCard) -> str:
         }
         save_file({k: v.float() if v.dtype == torch.float64 else v for k, v in weights.items()}, partial / _WEIGHTS)
         digest = _digest(partial / _WEIGHTS)
-        (partial / _CONFIG).write_text(json.dumps(_to_json(card, model, digest), indent=1, ensure_ascii=False) + "\n")
-        (partial / _CARD).write_text(_card_text(card, model, digest))
+        config = json.dumps(_to_json(card, model, digest), indent=1, ensure_ascii=False) + "\n"
+        (partial / _CONFIG).write_text(config, encoding="utf-8")
+        (partial / _CARD).write_text(_card_text(card, model, digest), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     except BaseException:
@@ -132,11 +134,28 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelCard, str]:
     model = build_encoder(card.spec, seed=0)
     if card.class_names:
         model.reset_classifier(len(card.class_names))  # type: ignore[operator]
-    try:
-        model.load_state_dict(load_file(weights))
-    except (RuntimeError, SafetensorError) as error:
-        raise UserError(f"{weights} does not fit {card.spec.name!r}: {str(error)[:300]}") from error
+    _fill(model, weights, name=card.spec.name)
     return model.eval(), card, digest
+
+
+def _fill(model: nn.Module, path: Path, *, name: str) -> None:
+    """Load all weights or refuse, with the tensors that do not fit."""
+    try:
+        given = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file ({error}); take the model from its source again") from error
+    wanted = model.state_dict()
+    misfits = sorted(k for k in wanted.keys() | given.keys() if not _same_shape(wanted.get(k), given.get(k)))
+    if misfits:
+        raise UserError(
+            f"{path} does not hold the weights of {name!r}: {len(misfits)} tensors are missing, left over or of "
+            f"another shape (the first: {', '.join(misfits[:3])}); take the model from its source again"
+        )
+    model.load_state_dict(given)
+
+
+def _same_shape(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and one.shape == other.shape
 
 
 def read_card(folder: Path) -> tuple[ModelCard, str]:
@@ -149,32 +168,82 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
     if not path.is_file():
         raise UserError(f"{folder} holds no model of ours: there is no {_CONFIG} in it")
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["format"] != _FORMAT:
             raise UserError(f"{path} has format {raw['format']!r}; this version of ssl_ft reads format {_FORMAT}")
         contract: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["contract"].items()}
-        card = ModelCard(
-            raw["kind"], EncoderSpec(**raw["spec"]), InputContract(**contract), tuple(raw["class_names"]), raw["about"]
-        )
-        return card, str(raw["sha256"])
-    except (KeyError, TypeError, ValueError) as error:
+        spec, names = EncoderSpec(**raw["spec"]), tuple(raw["class_names"])
+        card = ModelCard(raw["kind"], spec, InputContract(**contract), names, raw["about"])
+        is_sealed, digest = raw.get("seal") in (None, _seal(raw)), str(raw["sha256"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is not a model description of ours ({type(error).__name__}: {error})") from error
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path} is not a model description of ours ({why}); name another model") from error
+    problem = _card_problem(card) or ("" if is_sealed else "it was edited after the model was written")
+    if problem:
+        raise UserError(f"{path} cannot be trusted: {problem}. Take the model from its source again")
+    return card, digest
 
 
 def find_model(location: str, *, kind: str) -> Path:
     """The model folder that a path means: itself, or the `encoder`/`classifier` folder of a run.
 
     Raises:
-        UserError: neither is there.
+        UserError: neither is there, or a model of another kind.
     """
-    path = Path(location)
-    for folder in (path, path / kind):
-        if (folder / _CONFIG).is_file():
-            return folder
-    what = "is not there" if not path.exists() else f"holds neither {_CONFIG} nor a folder {kind!r}"
-    raise UserError(f"{kind}={location} {what}; give a finished run folder or the {kind!r} folder in it")
+    stage = {"encoder": "pretrain", "classifier": "finetune"}[kind]
+    wanted = f"give a finished {stage} run, or the folder {kind!r} in it"
+    if not location:
+        raise UserError(f"{kind}= is missing: {wanted}, such as {kind}=runs/{stage}-...")
+    path = Path(location).expanduser()
+    try:
+        folder = next((each for each in (path, path / kind) if (each / _CONFIG).is_file()), None)
+        is_there = path.exists()
+    except OSError as error:
+        raise UserError(f"{kind}={short_path(location)}: {system_sentence(error) or error}") from error
+    if folder is None:
+        what = f"holds no {kind}" if is_there else "is not there"
+        if kind == "encoder" and (path / "checkpoints").is_dir() and not (path / "result.json").is_file():
+            what += " yet: its run has not ended, the same command goes on with it"
+        raise UserError(f"{kind}={location} {what}; {wanted}")
+    found = read_card(folder)[0].kind
+    if found != kind:
+        raise UserError(f"{kind}={location} holds the model kind {found!r}, not {kind!r}; {wanted}")
+    return folder
+
+
+def _card_problem(card: Any) -> str:  # Any: it was read from a file
+    """What contradicts itself in a card, in words; empty where nothing does."""
+    contract, spec = card.contract, card.spec
+    numbers = (contract.size, contract.channels, contract.white_level, spec.size, spec.channels)
+    scales = (contract.mean, contract.std)
+    if card.kind not in ("encoder", "classifier"):
+        return f"kind {card.kind!r} is neither encoder nor classifier"
+    if not isinstance(spec.name, str) or not isinstance(spec.args, dict) or not isinstance(card.about, dict):
+        return "the architecture's name is no text, or its arguments or `about` are no mapping"
+    if any(type(number) is not int or number < 1 for number in numbers):
+        return "sizes, channels and white_level must be whole numbers of 1 or more"
+    if contract.channels != spec.channels or any(
+        not isinstance(scale, tuple) or len(scale) != spec.channels for scale in scales
+    ):
+        return "the contract and the architecture differ in their number of channels"
+    if not all(isinstance(x, (int, float)) and math.isfinite(x) for scale in scales for x in scale):
+        return "mean and std must be finite numbers"
+    if min(contract.std) <= 0 or contract.interpolation != "bilinear":
+        return "std must be positive and interpolation bilinear"
+    are_names = all(isinstance(name, str) for name in card.class_names)
+    if not are_names or len(set(card.class_names)) < len(card.class_names):
+        return "class_names must be distinct texts"
+    return (
+        "" if bool(card.class_names) == (card.kind == "classifier") else "a classifier has class names, an encoder none"
+    )
+
+
+def _seal(config: dict[str, Any]) -> str:
+    """SHA-256 of the parts of a config that decide what the model computes; `about` may be added to by hand."""
+    parts = {key: config[key] for key in ("format", "kind", "spec", "contract", "class_names", "sha256")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:
@@ -183,7 +252,7 @@ def _digest(path: Path) -> str:
 
 
 def _to_json(card: ModelCard, model: nn.Module, digest: str) -> dict[str, Any]:
-    return {
+    config = {
         "format": _FORMAT,
         "kind": card.kind,
         "architecture": card.spec.name,
@@ -196,6 +265,7 @@ def _to_json(card: ModelCard, model: nn.Module, digest: str) -> dict[str, Any]:
         "about": card.about,
         "sha256": digest,
     }
+    return {**config, "seal": _seal(json.loads(json.dumps(config)))}
 
 
 def _card_text(card: ModelCard, model: nn.Module, digest: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ssl_ft import dist
 from ssl_ft.artifact import InputContract
@@ -26,8 +27,9 @@ from ssl_ft.data.store import ImageStore
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.online import Watcher
 from ssl_ft.models.encoders import EncoderSpec
+from ssl_ft.models.fit import stride_note
 from ssl_ft.pretraining import Pretraining, steps_in
-from ssl_ft.runlog import RunFolder
+from ssl_ft.runlog import RunFolder, write_text
 from ssl_ft.schedules import parse_duration
 
 
@@ -38,6 +40,7 @@ class Pool:
     Attributes:
         source: all of the data, test included.
         pool: the part pretrained on.
+        test: int64, the source's images that are held out; empty where nothing is.
         kind: what its images are like.
         channels: what they are brought to.
         size: side of the input.
@@ -45,6 +48,7 @@ class Pool:
 
     source: Source
     pool: Source
+    test: NDArray[np.int64]
     kind: ImageKind
     channels: int
     size: int
@@ -57,7 +61,7 @@ def open_pool(settings: PretrainSettings) -> Pool:
         UserError: nothing readable there, or fewer images than one batch.
     """
     source = open_data(settings.data)
-    pool = pool_of(source, settings.data)
+    pool, test = pool_of(source, settings.data)
     if len(pool) < settings.batch_size:
         raise UserError(
             f"batch_size={settings.batch_size} is larger than the pool: {source.location} has {len(pool)} images to "
@@ -65,7 +69,7 @@ def open_pool(settings: PretrainSettings) -> Pool:
         )
     kind = look_at(pool)
     channels = settings.data.channels or kind.channels
-    return Pool(source, pool, kind, channels, input_size(kind, settings.size))
+    return Pool(source, pool, test, kind, channels, input_size(kind, settings.size))
 
 
 def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pretraining, EncoderSpec, InputContract]:
@@ -89,6 +93,8 @@ def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pr
     spec = encoder_spec(settings.encoder, channels=data.channels, size=data.size)
     encoder, sentence = new_encoder(settings.encoder, spec, seed=settings.seed)
     run.note(sentence)
+    if (warning := stride_note(encoder, spec)) is not None:
+        run.note(warning)
     objective = build_objective(settings, encoder, build_views(settings, contract), device)
     steps = duration_in_steps(settings.duration, num_images=len(store), batch_size=settings.batch_size)
     work = Pretraining(
@@ -114,12 +120,17 @@ def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pr
 
 def _remembered(path: Path, settings: PretrainSettings, work: Pretraining) -> int:
     """Steps that fit into the minutes, measured when the run first starts and kept beside it from then on."""
-    known = int(path.read_text()) if dist.is_main() and path.is_file() else None
+    known = None
+    if dist.is_main() and path.is_file():
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
+        if not text.isdecimal():
+            raise UserError(f"{path} must hold a number of steps, it holds {text[:40]!r}; start anew with another out=")
+        known = int(text)
     known = dist.broadcast_object(known)
     if known is None:
         known = steps_in(parse_duration(settings.duration)[0], work)
         if dist.is_main():
-            path.write_text(f"{known}\n")
+            write_text(path, f"{known}\n")
     return int(known)
 
 

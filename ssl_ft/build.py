@@ -23,6 +23,7 @@ from ssl_ft.loop import LoopPlan
 from ssl_ft.models.batchnorm import use_global_batch_norm
 from ssl_ft.models.decoders import MapDecoder, TokenDecoder
 from ssl_ft.models.encoders import EncoderSpec, build_encoder, feature_map, is_vit, load_pretrained, num_features
+from ssl_ft.models.fit import check_input
 from ssl_ft.models.heads import Projector
 from ssl_ft.models.visible import check_visible
 from ssl_ft.objectives.joint import Joint, SharedJoint
@@ -63,7 +64,7 @@ def choose_device(name: str) -> torch.device:
         raise UserError("device=cuda, but torch sees no CUDA device here; use device=cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", dist.rank() % torch.cuda.device_count())
+    device = torch.device("cuda", dist.local_rank() % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
 
@@ -76,6 +77,7 @@ def encoder_spec(settings: EncoderSettings, *, channels: int, size: int) -> Enco
 def new_encoder(settings: EncoderSettings, spec: EncoderSpec, *, seed: int) -> tuple[nn.Module, str]:
     """A fresh or pretrained encoder, and the sentence that says which."""
     encoder = build_encoder(spec, seed=derive_seed(seed, "weights") >> 1)
+    check_input(encoder, spec)
     if settings.pretrained is None:
         return encoder, "the encoder starts from random weights"
     return encoder, load_pretrained(encoder, spec, source=settings.pretrained)
@@ -146,6 +148,8 @@ def _masked(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) ->
         patch = masked.patch or own
         if patch != own:
             raise UserError(f"masked.patch={patch} must be the ViT's own patch_size, {own}; leave it out")
+        if masked.decoder_width % 32:
+            raise UserError(f"masked.decoder_width={masked.decoder_width} must be a multiple of 32 for a ViT's decoder")
         decoder = TokenDecoder(
             num_features(encoder),
             width=masked.decoder_width,
@@ -157,18 +161,20 @@ def _masked(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) ->
     else:
         patch = masked.patch or max(1, size // 8)
         with torch.no_grad():
-            side = feature_map(encoder.eval(), torch.zeros(1, len(views.mean), size, size)).shape[2]
+            _, width, side, _ = feature_map(encoder.eval(), torch.zeros(1, len(views.mean), size, size)).shape
         encoder.train()
         if size % side:
             raise UserError(
                 f"size={size} gives {encoder.__class__.__name__} a feature map of {side} x {side} cells, which does "
-                f"not divide the image evenly; use a size that is a multiple of {math.ceil(size / side)}"
+                f"not divide the image evenly; use a size that is a multiple of {2 ** round(math.log2(size / side))}"
             )
-        decoder = MapDecoder(
-            num_features(encoder), width=masked.decoder_width, cell=size // side, channels=len(views.mean)
-        )
+        decoder = MapDecoder(width, width=masked.decoder_width, cell=size // side, channels=len(views.mean))
     if size % patch:
         raise UserError(f"size={size} must be a multiple of masked.patch={patch}")
+    if size == patch:
+        raise UserError(
+            f"size={size} is a single patch of masked.patch={patch}: choose smaller patches or larger images"
+        )
     # Colours of a hidden patch are to be read off the visible ones, so they must not change at random.
     recipe = replace(views.recipe, jitter=0.0, grey=0.0, blur=0.0)
     return Masked(

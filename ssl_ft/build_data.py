@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ssl_ft.artifact import InputContract
 from ssl_ft.config import DataSettings
@@ -42,12 +43,13 @@ def open_data(settings: DataSettings) -> Source:
     return open_source(settings.path, kind=settings.kind, test_location=settings.test_path, download=settings.download)
 
 
-def pool_of(source: Source, settings: DataSettings) -> Source:
-    """The images to pretrain on: never those of the test split, labelled or not.
+def pool_of(source: Source, settings: DataSettings) -> tuple[Source, NDArray[np.int64]]:
+    """The images to pretrain on, and the held-out test images (int64 indices), which are never among them.
 
     Raises:
         UserError: the source has splits but none of the name asked for.
     """
+    everything = np.arange(len(source))
     if source.splits is not None:
         indices = np.flatnonzero(source.splits == settings.train_split)
         if not len(indices):
@@ -56,15 +58,18 @@ def pool_of(source: Source, settings: DataSettings) -> Source:
                 f"data.train_split={settings.train_split!r}: {source.location} has the splits {names}; name the one "
                 "to pretrain on"
             )
+        test = np.flatnonzero(source.splits == settings.test_split)
+        if settings.test_split is None:
+            test = roles_of(source, settings).test
     elif source.labels is not None and len(source.class_names) > 1:
-        # The stages after this one will hold out the same test images.
-        indices = np.setdiff1d(np.arange(len(source)), roles_of(source, settings).test)
+        # The stages after this one will hold out the same images.
+        indices, test = everything, roles_of(source, settings).test
     else:
-        indices = np.arange(len(source))
-    return source.subset(limited(indices, settings))
+        indices, test = everything, everything[:0]
+    return source.subset(limited(np.setdiff1d(indices, test), settings)), test
 
 
-def limited(indices: np.ndarray, settings: DataSettings) -> np.ndarray:
+def limited(indices: NDArray[np.int64], settings: DataSettings) -> NDArray[np.int64]:
     """A seeded random subset of `settings.limit` indices, in order; all of them where there is no limit."""
     if settings.limit is None or settings.limit >= len(indices):
         return indices
@@ -81,7 +86,11 @@ def roles_of(source: Source, settings: DataSettings) -> Roles:
         UserError: no labels, or splits and classes that do not allow a judgement.
     """
     if source.labels is None:
-        raise UserError(f"{source.location} has no labels; judging an encoder needs some")
+        why = "".join(f" ({note.rstrip('.')})" for note in source.notes if "without labels" in note)
+        raise UserError(
+            f"{source.location} has no labels{why}, and this stage needs some, of two classes or more: give class "
+            "folders or a manifest with a label column"
+        )
     return assign_roles(
         source.labels,
         splits=source.splits,
@@ -98,7 +107,7 @@ def look_at(source: Source) -> ImageKind:
     """Size and channels of a source.
 
     Raises:
-        UserError: not one of the headers could be read.
+        UserError: not one of the headers could be read, or most images are a single pixel wide or high.
     """
     count = min(_HEADERS, len(source))
     headers = []
@@ -113,12 +122,20 @@ def look_at(source: Source) -> ImageKind:
     sides = Counter((width, height) for width, height, _ in headers)
     channels = max(c for _, _, c in headers)
     short = int(np.median([min(width, height) for width, height, _ in headers]))
+    if short < 2:
+        raise UserError(
+            f"{source.location}: most images are 1 pixel wide or high, so there is nothing to see in them; "
+            "name a folder of larger images"
+        )
     return ImageKind(channels, short, len(sides) == 1 and headers[0][0] == headers[0][1])
 
 
 def input_size(kind: ImageKind, size: int | None) -> int:
-    """The side asked for, or that of the images up to 224."""
-    return size if size is not None else min(kind.short_side, _LARGEST_DEFAULT_SIZE)
+    """The side asked for, or that of the images up to 224; above 64 a multiple of 32, which encoders divide evenly."""
+    if size is not None:
+        return size
+    side = min(kind.short_side, _LARGEST_DEFAULT_SIZE)
+    return side if side <= 64 else side // 32 * 32
 
 
 def build_store(

@@ -24,12 +24,15 @@ def parent_data(model: Path) -> DataSettings:
     """The data settings of the run that made a model.
 
     Raises:
-        UserError: the model does not lie in its run folder any more.
+        UserError: the model does not lie in its run folder any more, or that is damaged.
     """
     manifest = model.parent / "manifest.json"
     if not manifest.is_file():
         raise UserError(f"{model} does not lie in its run folder, so its data are not known; name them with data=")
-    return DataSettings.model_validate(json.loads(manifest.read_text())["settings"]["data"])
+    try:
+        return DataSettings.model_validate(json.loads(manifest.read_text(encoding="utf-8"))["settings"]["data"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{manifest} does not tell the data of {model}; name them with data=") from error
 
 
 def read_roles(
@@ -51,7 +54,7 @@ def read_roles(
         workers=data.workers,
     )
     if inputs.damaged:
-        run.write_table("damaged.csv", ["path", "reason", "replacement"], [(*d, "") for d in inputs.damaged])
+        run.list_damaged([(name, reason, "") for name, reason in inputs.damaged])
         run.note(f"{len(inputs.damaged)} damaged images were left out of their roles; see damaged.csv")
     place = {int(index): number for number, index in enumerate(inputs.indices)}
 
@@ -59,7 +62,19 @@ def read_roles(
         return np.array([place[i] for i in role.tolist() if i in place], np.int64)
 
     kept = Roles(train=places(roles.train), val=places(roles.val), test=places(roles.test))
+    for role in ("train", "val", "test"):
+        if len(getattr(roles, role)) and not len(getattr(kept, role)):
+            raise UserError(f"{source.location}: not one of its {role} images can be read; mend them first")
     return inputs, source.labels[inputs.indices], kept
+
+
+def read_test(
+    source: Source, test: NDArray[np.int64], data: DataSettings, contract: InputContract, *, run: RunFolder
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Test images uint8 [N, C, size, size] and their labels int64 [N]; damaged ones are listed and left out."""
+    none = np.empty(0, np.int64)
+    inputs, labels, _ = read_roles(source, Roles(train=none, val=none, test=test), data, contract, run=run)
+    return inputs.pixels, labels
 
 
 def feature_sets(

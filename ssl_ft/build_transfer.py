@@ -31,6 +31,8 @@ from ssl_ft.transfer.finetune import ValSet
 
 # Evaluations on val over a whole training, whatever its length in epochs.
 _MOST_EVALUATIONS = 60
+# Images decoded at a time where only damage is looked for.
+_BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,39 @@ def split_budget(settings: FinetuneSettings, source: Source, roles: Roles) -> La
         )
     train, val = carve_val(source.labels, chosen, share=settings.val_share, seed=settings.seed, draw=settings.draw)
     return LabelSplit(train, val, roles.test)
+
+
+def without_damaged(
+    split: LabelSplit, source: Source, data: DataSettings, contract: InputContract, *, run: RunFolder
+) -> LabelSplit:
+    """The split without training images that cannot be read: another image in their place would carry a wrong label.
+
+    Raises:
+        UserError: too many of them, or all of a class.
+    """
+    assert source.labels is not None, "roles need labels"
+    kept, damaged = [], list[tuple[str, str]]()
+    for start in range(0, len(split.train), _BLOCK):
+        block = split.train[start : start + _BLOCK]
+        inputs = read_inputs(
+            source, block, contract, max_damaged_share=1.0, max_pixels=data.max_pixels, workers=data.workers
+        )
+        kept.append(inputs.indices)
+        damaged += inputs.damaged
+    if not damaged:
+        return split
+    train = np.concatenate(kept)
+    lost = sorted(set(source.labels[split.train].tolist()) - set(source.labels[train].tolist()))
+    if lost or len(damaged) > data.max_damaged_share * len(split.train):
+        first = "; ".join(f"{name} ({reason})" for name, reason in damaged[:5])
+        whole = f", all of class {source.class_names[lost[0]]!r} among them" if lost else ""
+        raise UserError(
+            f"{source.location}: {len(damaged)} of {len(split.train)} labelled training images cannot be read{whole}: "
+            f"{first}. Mend or remove them, or raise data.max_damaged_share={data.max_damaged_share}"
+        )
+    run.list_damaged([(name, reason, "") for name, reason in damaged])
+    run.note(f"{len(damaged)} damaged training images were left out, labels and all; see damaged.csv")
+    return LabelSplit(train, split.val, split.test)
 
 
 def start_model(

@@ -3,12 +3,12 @@
 Nothing heavy is imported before a stage is known, so that help comes at once. Settings are read in `recipe.py`.
 """
 
-import errno
+import os
 import sys
 from collections.abc import Sequence
 
 from ssl_ft import __version__
-from ssl_ft.errors import UserError
+from ssl_ft.errors import UserError, system_sentence
 
 # Name of each stage (its module in `pipelines`) and its line of help; read aloud by `--help` without importing it.
 STAGES = {
@@ -22,8 +22,9 @@ STAGES = {
     "report": "one offline page from run folders",
     "schema": "print the JSON schema of result.json",
 }
-# The disk is full, read-only, or not ours: the person can mend it, so it is told in a sentence.
-_DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENAMETOOLONG, errno.EISDIR}
+# `predict FOLDER`, `report RUN RUN` and `index FOLDER` read better with their object in the place of a recipe.
+_OBJECTS = {"predict": ("FOLDER", "images"), "report": ("RUN ...", "runs"), "index": ("SOURCE", "data.path")}
+_OPTIONS = ("-h", "--help", "--dry-run")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,19 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"ssl-ft: {error}", file=sys.stderr)
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        place = f" ({error.filename})" if error.filename else ""
-        print(
-            f"ssl-ft: cannot write or read{place}: {error.strerror}. Free space or choose another out=", file=sys.stderr
-        )
+        sentence = str(error)
     except KeyboardInterrupt:
-        print(
-            "ssl-ft: interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr
-        )
+        print("ssl-ft: interrupted; the same command goes on from the last checkpoint, if any", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read our output went away (`| head`); Python would complain about it once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        told = system_sentence(error)
+        if told is None:
+            raise
+        sentence = told
+    print(f"ssl-ft: {sentence}", file=sys.stderr)
     return 2
 
 
@@ -56,48 +58,71 @@ def _dispatch(words: list[str]) -> int:
         print(f"ssl-ft {__version__}")
         return 0
     stage, rest = words[0], words[1:]
+    _check_words(stage, rest)
+    plain = [word for word in rest if not word.startswith("-") and "=" not in word]
+    if any(word in ("-h", "--help") for word in rest):
+        print(_stage_help(stage))
+        return 0
+    if stage == "schema":
+        _print_schema(rest)
+        return 0
+    overrides = [word for word in rest if "=" in word]
+    is_dry = "--dry-run" in rest
+    if stage in _OBJECTS:
+        return _run_stage(stage, None, [*_object_overrides(stage, plain), *overrides], is_dry=is_dry)
+    if len(plain) > 1:
+        raise UserError(f"one recipe at most, got {' and '.join(plain)}; settings are given as key=value")
+    recipe = plain[0] if plain else "digits" if stage == "demo" else None
+    return _run_stage(stage, recipe, overrides, is_dry=is_dry)
+
+
+def _check_words(stage: str, rest: list[str]) -> None:
     if stage not in STAGES:
         import difflib
 
         near = difflib.get_close_matches(stage, STAGES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"stages are {', '.join(STAGES)}"
         raise UserError(f"there is no stage {stage!r}; {hint}")
-    is_help = any(word in ("-h", "--help") for word in rest)
-    is_dry = "--dry-run" in rest
-    unknown = [word for word in rest if word.startswith("-") and word not in ("-h", "--help", "--dry-run")]
-    if unknown:
-        raise UserError(f"unknown option {unknown[0]}; settings are given as key=value, see `ssl-ft {stage} --help`")
-    plain = [word for word in rest if not word.startswith("-") and "=" not in word]
-    if len(plain) > 1:
-        raise UserError(f"one recipe at most, got {' and '.join(plain)}; settings are given as key=value")
-    return _run_stage(stage, plain[0] if plain else None, [w for w in rest if "=" in w], is_help=is_help, is_dry=is_dry)
+    for word in rest:
+        if word.startswith("-") and word not in _OPTIONS:
+            raise UserError(f"unknown option {word}; settings are given as key=value, see `ssl-ft {stage} --help`")
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:  # bytes of a file name that are no text cannot be kept in JSON
+            shown = word.encode(errors="backslashreplace").decode()
+            raise UserError(f"{shown} is not valid UTF-8; rename the file or folder it names") from error
+        if "\0" in word:
+            raise UserError(f"{word!r} holds a zero byte, which no path or setting can")
 
 
-def _run_stage(stage: str, word: str | None, overrides: list[str], *, is_help: bool, is_dry: bool) -> int:
-    if stage == "schema":
+def _object_overrides(stage: str, plain: list[str]) -> list[str]:
+    """Words without `=` as the setting they stand for."""
+    if stage == "report" and plain:
         import json
 
-        from ssl_ft.result import Result
+        return [f"runs={json.dumps(plain, ensure_ascii=False)}"]
+    name, key = _OBJECTS[stage]
+    if len(plain) > 1:
+        raise UserError(f"one {name} at most, got {' and '.join(plain)}; settings are given as key=value")
+    return [f"{key}={word}" for word in plain]
 
-        print(json.dumps(Result.model_json_schema(), indent=1))
-        return 0
+
+def _run_stage(stage: str, recipe: str | None, overrides: list[str], *, is_dry: bool) -> int:
     from pipelines import stage_main, stage_settings
-    from ssl_ft.recipe import describe, load_settings
+    from ssl_ft.recipe import load_settings
 
-    if is_help:
-        rows = list(describe(stage_settings(stage)))
-        width = max(len(name) for name, _, _ in rows)
-        print(f"ssl-ft {stage} [RECIPE] [key=value ...] [--dry-run]\n\n{STAGES[stage]}\n")
-        print("\n".join(f"  {name:<{width}}  {text} [{default}]" for name, default, text in rows))
-        return 0
-    # `predict FOLDER` and `report RUN` read better with their object in the place of a recipe.
-    objects = {"predict": "images", "report": "runs", "index": "data"}
-    if word is not None and stage in objects:
-        overrides, word = [f"{objects[stage]}={word}", *overrides], None
-    if stage == "demo" and word is None:
-        word = "digits"
-    settings = load_settings(stage_settings(stage), recipe=word, overrides=overrides)
+    settings = load_settings(stage_settings(stage), recipe=recipe, overrides=overrides)
     return stage_main(stage, settings, is_dry=is_dry)
+
+
+def _print_schema(rest: list[str]) -> None:
+    import json
+
+    from ssl_ft.result import Result
+
+    if rest:
+        raise UserError(f"schema takes no settings, got {' '.join(rest)}")
+    print(json.dumps(Result.model_json_schema(), indent=1))
 
 
 def _overview() -> str:
@@ -109,4 +134,19 @@ usage: ssl-ft STAGE [RECIPE] [key=value ...] [--dry-run]
 
 {stages}
 
-`ssl-ft STAGE --help` lists a stage's settings. RECIPE is a YAML file or the name of one that comes along."""
+`ssl-ft STAGE --help` lists a stage's settings. RECIPE is a YAML file or the name of one that comes along.
+--dry-run prints settings and plan and writes nothing."""
+
+
+def _stage_help(stage: str) -> str:
+    if stage == "schema":
+        return f"ssl-ft schema\n\n{STAGES[stage]}"
+    from pipelines import stage_settings
+    from ssl_ft.recipe import describe, recipe_names
+
+    rows = list(describe(stage_settings(stage)))
+    width = max(len(name) for name, _, _ in rows)
+    word = f"[{_OBJECTS[stage][0]}]" if stage in _OBJECTS else "[RECIPE]"
+    recipes = "" if stage in _OBJECTS else f"\n\nrecipes that come along: {', '.join(recipe_names())}"
+    settings = "\n".join(f"  {name:<{width}}  {text} [{default}]" for name, default, text in rows)
+    return f"ssl-ft {stage} {word} [key=value ...] [--dry-run]\n\n{STAGES[stage]}{recipes}\n\n{settings}"

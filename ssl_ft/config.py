@@ -14,6 +14,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Span = tuple[float, float]
 
 
@@ -26,6 +27,11 @@ def _short(key: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
+def _several(value: Any) -> Any:
+    """One value stands for a list of one."""
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
 class DataSettings(_Settings):
     path: str = Field(
         "digits", description="folder, CSV/Parquet manifest, Parquet images, .npy/.npz, digits, torchvision:NAME"
@@ -36,9 +42,9 @@ class DataSettings(_Settings):
     test_path: str | None = Field(None, description="a second source of the same kind whose images are the test split")
     train_split: str = Field("train", description="name of the split that is pretrained on and gives training labels")
     val_split: str | None = Field(
-        None, description="name of the split to choose on; none: val is taken from the label budget"
+        None, description="split finetune chooses on with labels=all; else, and in probe, val comes from the budget"
     )
-    test_split: str = Field("test", description="name of the split that is scored, once")
+    test_split: str | None = Field("test", description="split that is scored, once; null draws one from train")
     test_share: Share = Field(
         0.2, description="share of a source without splits that becomes test, stratified and seeded"
     )
@@ -47,7 +53,9 @@ class DataSettings(_Settings):
     )
     limit: Count | None = Field(None, description="use a seeded random subset of this many training images")
     download: bool = Field(False, description="fetch a torchvision set that is not there")
-    channels: Count | None = Field(None, description="channels images are brought to; none: those of the first images")
+    channels: Count | None = Field(
+        None, description="channels images are brought to; none: the most of 64 evenly spread ones"
+    )
     white_level: Count = Field(65535, description="value of 16-bit images that means white")
     max_pixels: Count = Field(89_478_485, description="larger images count as damaged (decompression bombs)")
     max_damaged_share: Probability = Field(0.01, description="share of damaged images past which the run stops")
@@ -138,7 +146,7 @@ class OptimSettings(_Settings):
         0.05, description="on matrices and filters, never on norms and biases"
     )
     momentum: Probability = Field(0.9, description="of SGD and LARS")
-    betas: Span = Field((0.9, 0.999), description="of AdamW")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="of AdamW")
     warmup: Probability = Field(0.1, description="share of the steps with rising learning rate")
     final_share: Probability = Field(0.0, description="share of the peak rate left at the end")
     clip_norm: Positive | None = Field(None, description="largest norm of the gradient")
@@ -147,7 +155,7 @@ class OptimSettings(_Settings):
 
 
 class _Run(_Settings):
-    seed: int = Field(0, description="decides every random choice")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="decides every random choice")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     threads: Count | None = Field(None, description="CPU threads a rank; none: all cores, shared between ranks")
     out: str | None = Field(None, description="run folder; none: runs/<stage>-<data>-<digits of the settings>")
@@ -176,7 +184,9 @@ class PretrainSettings(_Run):
     save_every: str = Field("200 steps", description="how often a checkpoint is written")
     log_every: Count = Field(10, description="steps between rows of metrics.jsonl")
     devices: Count = Field(1, description="processes on this machine; under torchrun leave it at 1")
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field((), description="where rows go besides")
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_several)] = Field(
+        (), description="where rows go besides: tensorboard, wandb, mlflow"
+    )
 
     @field_validator("duration", "eval_every", "save_every")
     @classmethod
@@ -197,18 +207,16 @@ class PretrainSettings(_Run):
                 f"batch_size={self.batch_size} must be a multiple of devices x accumulate = "
                 f"{self.devices * self.optim.accumulate}"
             )
-        if self.objective == "dcl" and self.batch_size < 2:
-            problems.append("objective=dcl needs batch_size of at least 2: with 1 there are no negatives")
+        if self.objective != "masked" and self.batch_size < 2:
+            problems.append(
+                f"objective={self.objective} needs a batch_size of 2 or more: with 1 there are no negatives"
+            )
         for name in ("eval_every", "save_every"):
             if parse_duration(getattr(self, name))[1] == "minutes":
                 problems.append(f"{name} takes epochs or steps, so that a resumed run does the same")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
-
-
-def _labels(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 Budget = Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1, strict=True)] | Literal["all"]
@@ -219,7 +227,7 @@ class ProbeSettings(_Run):
     data: Annotated[DataSettings, _short("path")] | None = Field(
         None, description="the labelled set; none: the one pretrained on"
     )
-    labels: Annotated[tuple[Budget, ...], BeforeValidator(_labels)] = Field(
+    labels: Annotated[tuple[Budget, ...], BeforeValidator(_several)] = Field(
         (1, 2, 5, 10, "all"), description="budgets: labels per class, a share in (0, 1), or all; val is taken from them"
     )
     draws: Count = Field(10, description="random draws of each budget")
@@ -265,7 +273,7 @@ class RunSettings(_Settings):
 
 
 class ReportSettings(_Settings):
-    runs: Annotated[tuple[str, ...], BeforeValidator(_labels)] = Field(
+    runs: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(
         (), description="run folders, or folders of them"
     )
     title: str = Field("What the unlabelled images were worth", description="title of the page")

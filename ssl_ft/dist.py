@@ -139,6 +139,11 @@ def average_gradients(gradients: list[Tensor]) -> list[Tensor]:
     return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
 
 
+def local_rank() -> int:
+    """This process's number on its own machine; known before the process group is."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def is_launched() -> bool:
     """Whether `torchrun` or `launch.run_ranks` started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -1,5 +1,6 @@
 """The one training loop, a function: steps, and calls back to log, evaluate and save. Knows no stage and no file."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -112,7 +113,7 @@ def run_steps(
     step = start_step
     for batch in batches:
         set_rate(optimizer, rate_at(step, plan))
-        torch.default_generator.manual_seed(derive_seed(seed, "step", step, dist.rank()) >> 1)
+        _seed_dropout(derive_seed(seed, "step", step, dist.rank()) >> 1, device)
         is_logged = (step + 1) % plan.log_every == 0 or step + 1 == plan.num_steps
         loss, extra = _backward(trained, objective, batch.to(device), plan=plan, is_measured=is_logged)
         norm = nn.utils.clip_grad_norm_(objective.parameters(), plan.clip_norm or float("inf"))
@@ -123,7 +124,8 @@ def run_steps(
         finite &= torch.isfinite(loss.total) & torch.isfinite(norm)
         is_saved = step % plan.save_every == 0 or step == plan.num_steps
         is_stopped = _agree_to_stop(step, calls)
-        if is_logged or is_saved or is_stopped:
+        is_evaluated = plan.eval_every > 0 and (step % plan.eval_every == 0 or step == plan.num_steps)
+        if is_logged or is_saved or is_stopped or is_evaluated:
             _refuse_non_finite(finite, step=step, plan=plan)
         if is_logged:
             row = {
@@ -134,7 +136,7 @@ def run_steps(
             row |= {name: dist.mean_over_ranks(value).item() for name, value in loss.parts.items()} | extra
             row["seconds_per_step"] = (time.monotonic() - window_start) / window_steps
             calls.log(step, row)
-        if plan.eval_every and (step % plan.eval_every == 0 or step == plan.num_steps):
+        if is_evaluated:
             is_stopped |= dist.any_rank(calls.evaluate(step))
         if is_saved or is_stopped:
             calls.save(step)
@@ -151,13 +153,22 @@ def rate_at(step: int, plan: LoopPlan) -> float:
     return plan.rate * share
 
 
+def _seed_dropout(seed: int, device: torch.device) -> None:
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def _wrap(objective: nn.Module, device: torch.device) -> nn.Module:
     if dist.world_size() == 1:
         return objective
     # Buffers are equal on all ranks already: batch norm is global. Broadcasting them would cost a collective a step.
-    return DistributedDataParallel(
-        objective, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
-    )
+    # torch 2.15 gave the switch a new name and warns about the old one, which is the only one before.
+    names = inspect.signature(DistributedDataParallel.__init__).parameters
+    switch = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    options: dict[str, Any] = {switch: False}
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(objective, device_ids=devices, **options)
 
 
 def _backward(
@@ -196,6 +207,6 @@ def _refuse_non_finite(finite: Tensor, *, step: int, plan: LoopPlan) -> None:
     if dist.any_rank(not bool(finite)):
         raise UserError(
             f"the loss or its gradient stopped being finite between steps {max(0, step - plan.log_every)} and {step} "
-            f"(peak learning rate {plan.rate:g}). The last checkpoint is from before. Lower optim.rate, lengthen "
-            "optim.warmup, or set optim.clip_norm=1"
+            f"(peak learning rate {plan.rate:g}). The last checkpoint, if there is one, is from before. Lower "
+            "optim.rate, lengthen optim.warmup, or set optim.clip_norm=1"
         )

@@ -23,7 +23,7 @@ class ProgressLine:
     """
 
     def __init__(self, label: str, *, total: int, done: int = 0) -> None:
-        self.label, self.total, self.first = label, total, done
+        self.label, self.total, self.first, self.done = label, total, done, done
         self.started, self.last_line = time.monotonic(), 0.0
         self.bar: Progress | None = None
         self.task = TaskID(0)
@@ -43,6 +43,11 @@ class ProgressLine:
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+    def advance(self) -> None:
+        """Say that one more unit is done."""
+        self.done += 1
+        self.update(self.done)
 
     def update(self, done: int, text: str = "") -> None:
         """Say that `done` units are done."""

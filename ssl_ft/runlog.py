@@ -3,30 +3,33 @@
 <run>/manifest.json  metrics.jsonl  checkpoints/  encoder/ or classifier/  result.json  pictures/
 """
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from ssl_ft import __version__, dist
-from ssl_ft.errors import UserError
+from ssl_ft.errors import UserError, short_path, system_sentence
 from ssl_ft.result import DataUsed, LabelsUsed, Metric, Parent, Result
 
 # Settings that may differ when a run goes on: where and how fast, never what is computed.
-_FREE_KEYS = ("out", "devices", "device", "threads", "trackers", "workers")
+_FREE_KEYS = {"out", "devices", "device", "threads", "trackers", "data.workers", "data.cache", "data.cache_mb"}
 
 
 class RunFolder:
-    """One run's folder.
+    """One run's folder. As a context it takes away a folder it made in which a mistake left nothing to go on from.
 
     Args:
         path: the folder, created here where absent.
@@ -44,6 +47,8 @@ class RunFolder:
         self.data: list[DataUsed] = []
         self.parents: list[Parent] = []
         self._seconds_before = 0.0
+        self._damaged: list[tuple[str, str, str]] = []
+        self._is_new, self._made = False, list[Path]()
         if dist.is_main():
             self._claim()
         dist.barrier()
@@ -51,34 +56,74 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the run ended before and needs no more work."""
-        return (self.path / "result.json").is_file()
+        return bool(dist.broadcast_object((self.path / "result.json").is_file()))
 
     def _claim(self) -> None:
         manifest = self.path / "manifest.json"
         try:
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             if manifest.is_file():
-                self._compare(json.loads(manifest.read_text()))
+                self._compare(self._read_manifest(manifest))
                 return
             foreign = sorted(p.name for p in self.path.iterdir())
             if foreign:
-                raise UserError(
-                    f"out={self.path} is not empty and not a run of ours (it holds {', '.join(foreign[:3])}); "
-                    "choose another folder"
-                )
+                raise self._foreign(f"it holds {', '.join(foreign[:3])}")
+            self._is_new = True
             self.write_manifest()
-        except (PermissionError, FileExistsError, NotADirectoryError, json.JSONDecodeError) as error:
-            raise UserError(f"out={self.path} cannot be used as a run folder: {error}") from error
+        except OSError as error:
+            self._discard()
+            why = system_sentence(error) or str(error)
+            raise UserError(f"out={short_path(self.path)} cannot be used as a run folder: {why}") from error
+
+    def _foreign(self, why: str) -> UserError:
+        return UserError(f"out={self.path} is not empty and not a run of ours ({why}); choose another folder")
+
+    def _read_manifest(self, path: Path) -> dict[str, Any]:
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise self._foreign("its manifest.json is damaged") from error
+        if not isinstance(manifest, dict) or not {"stage", "settings", "created"} <= manifest.keys():
+            raise self._foreign("its manifest.json is another program's")
+        return manifest
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        sentence = system_sentence(error)
+        has_checkpoint = (self.path / "checkpoints" / "last.safetensors").is_file()
+        # A defect of ours leaves what it wrote, to be looked at.
+        if not has_checkpoint and (sentence or isinstance(error, (UserError, KeyboardInterrupt))):
+            self._discard()
+        if sentence:
+            more = "; then the same command goes on from the last checkpoint" if has_checkpoint else ""
+            raise UserError(f"the run out={short_path(self.path)} stopped: {sentence}{more}") from error
+
+    def _discard(self) -> None:
+        """Take away what this run made, if the folder was empty or absent before."""
+        if self._is_new and dist.is_main():
+            for path in self.path.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+        for folder in self._made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def _compare(self, manifest: dict[str, Any]) -> None:
         """Refuse to go on with other settings than the run was started with."""
-        before, now = _flat(manifest.get("settings", {})), _flat(json.loads(json.dumps(self.settings)))
+        before, now = _flat(manifest["settings"]), _flat(json.loads(json.dumps(self.settings)))
         keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        changed = [k for k in keys if k.split(".")[-1] not in _FREE_KEYS]
-        if manifest.get("stage") != self.stage:
-            raise UserError(
-                f"out={self.path} holds a {manifest.get('stage')} run, not {self.stage}; choose another out="
-            )
+        changed = [k for k in keys if k not in _FREE_KEYS]
+        if manifest["stage"] != self.stage:
+            raise UserError(f"out={self.path} holds a {manifest['stage']} run, not {self.stage}; choose another out=")
         if changed:
             lines = "; ".join(f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in changed[:5])
             raise UserError(
@@ -111,7 +156,7 @@ class RunFolder:
         }
         path = self.path / "manifest.json"
         if path.is_file():
-            content["created"] = json.loads(path.read_text())["created"]
+            content["created"] = json.loads(path.read_text(encoding="utf-8"))["created"]
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def note(self, sentence: str) -> None:
@@ -124,13 +169,13 @@ class RunFolder:
         """Append a row to `metrics.jsonl`."""
         if dist.is_main():
             line = json.dumps({**row, "seconds": round(self.seconds(), 3)})
-            with (self.path / "metrics.jsonl").open("a") as file:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
     def read_rows(self) -> list[dict[str, Any]]:
         """The rows so far; a last line cut off by a crash is left out."""
         path, rows = self.path / "metrics.jsonl", []
-        for line in path.read_text().splitlines() if path.is_file() else []:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
@@ -150,6 +195,11 @@ class RunFolder:
                 writer = csv.writer(file)
                 writer.writerow(header)
                 writer.writerows(rows)
+
+    def list_damaged(self, rows: Sequence[tuple[str, str, str]]) -> None:
+        """Add (path, reason, replacement) of damaged images to `damaged.csv`, which is written anew."""
+        self._damaged += rows
+        self.write_table("damaged.csv", ["path", "reason", "replacement"], self._damaged)
 
     def seconds(self) -> float:
         """Seconds this run has taken, earlier parts included."""
@@ -176,7 +226,7 @@ class RunFolder:
 
 def default_folder(stage: str, name: str, settings: dict[str, Any]) -> Path:
     """`runs/<stage>-<name>-<6 hex digits of the settings>`: the same command finds its run again."""
-    flat = {k: v for k, v in _flat(settings).items() if k.split(".")[-1] not in _FREE_KEYS}
+    flat = {k: v for k, v in _flat(settings).items() if k not in _FREE_KEYS}
     digest = hashlib.sha256(json.dumps(flat, sort_keys=True, default=str).encode()).hexdigest()[:6]
     clean = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.")[:60] or "run"
     return Path("runs") / f"{stage}-{clean}-{digest}"
@@ -186,7 +236,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline="")
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)

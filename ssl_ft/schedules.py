@@ -37,9 +37,7 @@ def parse_duration(text: str) -> tuple[float, str]:
     """
     match = _DURATION.fullmatch(text)
     if match is None or float(match[1]) <= 0:
-        raise UserError(
-            f"duration={text!r} is not a duration; write for example '20 epochs', '3000 steps' or '8 minutes'"
-        )
+        raise UserError(f"{text!r} is not a duration; write for example '20 epochs', '3000 steps' or '8 minutes'")
     return float(match[1]), match[2].rstrip("s") + "s"
 
 

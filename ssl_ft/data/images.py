@@ -182,8 +182,8 @@ def _decode_file(raw: bytes, *, max_pixels: int, white_level: int, draft_size: i
             return _scale_to_bytes(tiff.read_bands(raw, layout), white_level)
         opened = _open_file(raw)
         _check_size(*opened.size, max_pixels)
-        if draft_size is not None and min(opened.size) >= 2 * draft_size:
-            opened.draft(None, (draft_size, draft_size))  # only JPEGs do anything here
+        if draft_size is not None:
+            opened.draft(None, (draft_size, draft_size))  # only JPEGs do anything here, and never go below the size
         opened.load()
         turn = _ORIENTATIONS.get(_orientation(opened))
         upright = opened if turn is None else opened.transpose(turn)

@@ -99,7 +99,7 @@ def estimate(
     num_resamples: int = 1000,
     level: float = 0.95,
 ) -> list[Estimate]:
-    """Estimate accuracy, balanced_accuracy, macro_f1 and, given confidences, calibration_error, with intervals.
+    """Estimate accuracy, balanced_accuracy, macro_f1 and, with confidences, expected_calibration_error.
 
     The value is the mean over draws of the metric on all images. The interval is a percentile bootstrap that resamples
     draws and images at once, each with replacement, all draws sharing the resampled images: it answers for other label
@@ -139,7 +139,7 @@ def estimate(
         ],
         axis=1,
     )
-    names = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "expected_calibration_error")
     return [
         _interval(name, value, row, level=level, lowest=0.0, n=num_images)
         for name, value, row in zip(names, values, resampled, strict=False)

@@ -108,7 +108,9 @@ def recalibrated(encoder: nn.Module, images_NCHW: Tensor, contract: InputContrac
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over the batches below
     parameter = next(copied.parameters())
-    copied.train()
+    copied.eval()
+    for norm in norms:
+        norm.train()  # norms alone: dropout would blur the statistics and draw from a shared generator
     blocks = [b for b in images_NCHW.split(batch_size) if len(b) == batch_size] or [images_NCHW]
     for block in blocks:
         copied(contract.normalise(block.to(parameter.device)).to(parameter.dtype))

@@ -27,14 +27,15 @@ class GlobalBatchNorm(_BatchNorm):
             return super().forward(input)
         axes = [0, *range(2, input.ndim)]
         shape = [1, -1] + [1] * (input.ndim - 2)
-        # bf16 sums lose digits; float32 is what torch's own kernels accumulate in, float64 stays.
         x = input if input.dtype == torch.float64 else input.float()
-        count = dist.sum_with_gradient(x.new_tensor([x.numel() / x.shape[1]]))
-        mean = dist.sum_with_gradient(x.sum(axes)) / count
-        centred = x - mean.view(shape)
-        variance = dist.sum_with_gradient(centred.square().sum(axes)) / count
+        # Sums in float64 round the same whichever ranks the images are on; in float32 their error, magnified where
+        # a channel varies little, would set the ranks' first steps apart.
+        count = dist.sum_with_gradient(x.new_tensor([x.numel() / x.shape[1]], dtype=torch.float64))
+        mean = dist.sum_with_gradient(x.sum(axes, dtype=torch.float64)) / count
+        centred = x - mean.to(x.dtype).view(shape)
+        variance = dist.sum_with_gradient(centred.square().sum(axes, dtype=torch.float64)) / count
         self._update_running(mean.detach(), (variance * count / (count - 1)).detach())
-        scale = (variance + self.eps).rsqrt()
+        scale = (variance + self.eps).rsqrt().to(x.dtype)
         if self.affine:
             scale = scale * self.weight
         out = centred * scale.view(shape)

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from ssl_ft.errors import UserError
 
+# Arguments of `timm.create_model` that are no part of an architecture.
+_NOT_FOR_ARGS = ("num_classes", "features_only", "scriptable", "exportable", "no_jit", "cache_dir", "model_name")
+
 
 @dataclass(frozen=True)
 class EncoderSpec:
@@ -79,6 +82,7 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> nn.Module:
         UserError: unknown name, an argument the architecture does not take, or a stem it does not have.
     """
     check_stem(spec)
+    _check_args(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -87,6 +91,18 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> nn.Module:
             raise UserError(f"timm cannot build encoder.name={spec.name!r} with {spec.timm_args()}: {error}") from error
     edit_stem(encoder, spec)
     return encoder
+
+
+def _check_args(spec: EncoderSpec) -> None:
+    """Refuse arguments that load files or weights, which a foreign model could ask for, and those that we set."""
+    ours = {"in_chans": "data.channels", "img_size": "size", "patch_size": "encoder.patch_size"}
+    if family(spec.name) != "vit":
+        ours = {"in_chans": "data.channels"}
+    for key in spec.args:
+        if key in ours:
+            raise UserError(f"encoder.args.{key} is set by {ours[key]}; leave it out of encoder.args")
+        if key in _NOT_FOR_ARGS or key.startswith(("pretrained", "checkpoint")):
+            raise UserError(f"encoder.args.{key} is not an argument of the architecture; leave it out")
 
 
 def check_stem(spec: EncoderSpec) -> None:
@@ -135,6 +151,8 @@ def num_features(encoder: nn.Module) -> int:
 def feature_map(encoder: nn.Module, images_BCHW: Tensor) -> Tensor:
     """The last feature map of a convnet or hierarchical transformer, [B, D, h, w].
 
+    D is `num_features` in most families; where the head widens the pooled map (MobileNetV3, VGG) it is smaller.
+
     Raises:
         UserError: the encoder has no map (a family of plain transformers other than timm's VisionTransformer).
     """
@@ -144,15 +162,18 @@ def feature_map(encoder: nn.Module, images_BCHW: Tensor) -> Tensor:
             f"masked imputation needs a ViT or an encoder with a feature map; {type(encoder).__name__} gives "
             f"{features.ndim}-dimensional features. Use objective=simclr with it, or another encoder"
         )
-    is_channels_last = getattr(encoder, "output_fmt", "NCHW") == "NHWC" or features.shape[1] != num_features(encoder)
-    return features.permute(0, 3, 1, 2) if is_channels_last else features
+    return features.permute(0, 3, 1, 2) if _is_channels_last(encoder) else features
 
 
 def pool_map(encoder: nn.Module, map_BDhw: Tensor) -> Tensor:
     """Features [B, D] from a feature map: the encoder's own head, as its plain forward would apply it."""
-    is_channels_last = getattr(encoder, "output_fmt", "NCHW") == "NHWC"
-    features: Tensor = encoder.forward_head(map_BDhw.permute(0, 2, 3, 1) if is_channels_last else map_BDhw)  # type: ignore[operator]
+    own = map_BDhw.permute(0, 2, 3, 1) if _is_channels_last(encoder) else map_BDhw
+    features: Tensor = encoder.forward_head(own)  # type: ignore[operator]
     return features
+
+
+def _is_channels_last(encoder: nn.Module) -> bool:
+    return getattr(encoder, "output_fmt", "NCHW") == "NHWC"
 
 
 def is_vit(encoder: nn.Module) -> bool:

@@ -93,6 +93,8 @@ def test_fingerprint_sees_every_part() -> None:
         source(labels=np.array([0, -1])),
         source(labels=None),
         source(class_names=("x", "z")),
+        source(labels=np.array([0, 0])),
+        source(labels=np.array([0, 0]), class_names=("xy",)),
         source(splits=np.array(["train", "val"])),
         source(splits=None),
     ]

@@ -20,7 +20,7 @@ def first(pixels: np.ndarray) -> np.ndarray:
 
 
 def band_tiff(pixels: np.ndarray, **layout: Any) -> bytes:
-    """A TIFF 6.0 file of [H,W,C]; options order, tile, rows, planar, deflate, predictor, photometric."""
+    """A TIFF 6.0 file of [H,W,C]; options order, tile, rows, planar, deflate, predictor, photometric, extra."""
     order = layout.get("order", "<")
     height, width, bands = pixels.shape
     values = pixels.astype(pixels.dtype.newbyteorder(order))
@@ -49,7 +49,7 @@ def band_tiff(pixels: np.ndarray, **layout: Any) -> bytes:
         277: (3, [bands]),
         284: (3, [2 if layout.get("planar") else 1]),
         317: (3, [2 if layout.get("predictor") else 1]),
-        338: (3, [0] * (bands - (3 if layout.get("photometric") == 2 else 1))),
+        338: (3, layout.get("extra", [0] * (bands - (3 if layout.get("photometric") == 2 else 1)))),
         339: (3, [3 if float_kind else 1] * bands),
     }
     counts = [len(block) for block in blocks]
@@ -94,8 +94,14 @@ def test_tiff_with_five_bands_keeps_them_all(layout: dict[str, Any], dtype: str)
     assert probe_header(raw) == (35, 19, 5)
 
 
-def test_fourth_unspecified_band_is_kept() -> None:
+def test_bands_beside_alpha_are_kept() -> None:
+    pixels = noise(channels=5)
+    np.testing.assert_array_equal(decode(band_tiff(pixels, photometric=2, extra=[2, 0])), first(pixels))
+
+
+def test_fourth_unspecified_band_is_kept_and_alpha_is_not() -> None:
     pixels = noise(channels=4)
+    assert decode(band_tiff(pixels, photometric=2, extra=[2])).shape[0] == 3
     np.testing.assert_array_equal(decode(band_tiff(pixels, photometric=2)), first(pixels))
 
 

@@ -65,7 +65,7 @@ def test_estimates_average_the_point_metrics_over_draws(num_draws: int) -> None:
         "accuracy": [accuracy(labels, p) for p in predictions],
         "balanced_accuracy": [balanced_accuracy(labels, p, 7) for p in predictions],
         "macro_f1": [macro_f1(labels, p, 7) for p in predictions],
-        "calibration_error": [
+        "expected_calibration_error": [
             expected_calibration_error(c, p == labels) for c, p in zip(confidences, predictions, strict=True)
         ],
     }

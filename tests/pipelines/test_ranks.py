@@ -1,0 +1,40 @@
+"""The same numbers on any number of ranks: losses and gradients of every objective, random views and batch norm on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.pipelines.training import CASES, losses_and_gradient, write_images
+from tests.ranks import run_on_ranks
+
+
+def assert_equal_on_ranks(
+    tmp_path: Path, cases: list[str], *, num_ranks: int, precision: str, tolerance: float
+) -> None:
+    images = write_images(tmp_path)
+    alone = losses_and_gradient(cases, images, tmp_path, precision)
+    ranks = run_on_ranks(losses_and_gradient, cases, images, tmp_path, precision, num_ranks=num_ranks)
+    for case in cases:
+        for rank in ranks:
+            np.testing.assert_allclose(rank[case]["losses"], alone[case]["losses"], rtol=tolerance, err_msg=case)
+            if precision == "float64":
+                largest = np.abs(alone[case]["gradient"]).max()
+                difference = np.abs(rank[case]["gradient"] - alone[case]["gradient"]).max()
+                assert difference <= tolerance * max(1.0, largest), f"{case}: gradients differ by {difference}"
+
+
+@pytest.mark.dist
+def test_two_ranks_equal_one_in_float64(tmp_path):
+    assert_equal_on_ranks(
+        tmp_path, ["simclr-convnet", "dcl-convnet", "joint-convnet", "shared-vit"], num_ranks=2, precision="float64",
+        tolerance=1e-9,
+    )  # fmt: skip
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
+def test_every_objective_on_two_and_four_ranks(tmp_path, num_ranks, precision, tolerance):
+    assert_equal_on_ranks(tmp_path, list(CASES), num_ranks=num_ranks, precision=precision, tolerance=tolerance)

@@ -1,0 +1,130 @@
+"""Resume is exact: stopped anywhere and gone on with, a run ends with the very same encoder; also on other ranks."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import pretrain
+from ssl_ft.artifact import read_card
+from ssl_ft.launch import run_ranks
+from tests.conftest import CHECKOUT
+from tests.pipelines.training import settings_of, write_images
+
+
+def digest(run: Path) -> str:
+    return read_card(run / "encoder")[1]
+
+
+def losses(run: Path) -> dict[int, float]:
+    import json
+
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
+
+
+@pytest.mark.parametrize("case", ["joint-convnet", "shared-vit"])
+def test_five_and_five_steps_equal_ten(tmp_path, case, monkeypatch):
+    images = write_images(tmp_path)
+    whole, parts = (
+        settings_of(case, images, out=str(tmp_path / name), optim={"ema": 0.9, "warmup": 0.3})
+        for name in ("whole", "parts")
+    )
+    assert pretrain.main(whole) == 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ssl_ft.loop._agree_to_stop", lambda step, calls: stop_at_seven(step))
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.main(parts)
+    assert pretrain.main(parts) == 0
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def stop_at_seven(step: int) -> bool:
+    """Die two steps after the checkpoint of step 5, as a killed process does: nothing is saved on the way out."""
+    if step == 7:
+        raise KeyboardInterrupt
+    return False
+
+
+@pytest.mark.dist
+def test_two_ranks_resumed_as_one(tmp_path, monkeypatch):
+    images = write_images(tmp_path)
+    # A low rate: at a high one rounding alone sets float32 runs apart within ten steps.
+    slow = {"rate": 1e-4, "warmup": 0.3}
+    whole = settings_of("simclr-convnet", images, out=str(tmp_path / "whole"), optim=slow)
+    assert pretrain.main(whole) == 0
+    two = settings_of("simclr-convnet", images, out=str(tmp_path / "two"), devices=2, optim=slow)
+    assert run_ranks(_five_steps, two, num_ranks=2) == 0
+    one = two.model_copy(update={"devices": 1})
+    assert pretrain.main(one) == 0
+    ours, theirs = losses(tmp_path / "two"), losses(tmp_path / "whole")
+    assert sorted(ours) == list(range(1, 11))
+    np.testing.assert_allclose([ours[s] for s in sorted(ours)], [theirs[s] for s in sorted(theirs)], rtol=1e-4)
+
+
+def _five_steps(settings: object) -> int:
+    """One rank's run, ended as by a crash once the checkpoint of step 5 is there."""
+    from ssl_ft import loop
+
+    def end(step: int, calls: object) -> bool:
+        if step == 6:
+            os._exit(0)
+        return False
+
+    loop._agree_to_stop = end
+    return pretrain.run(settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["simclr-convnet", "masked-vit"])
+def test_killed_at_five_random_moments(tmp_path, case):
+    images = write_images(tmp_path)
+    more = [
+        f"data={images}",
+        "duration=60 steps",
+        "save_every=4 steps",
+        "eval_every=20 steps",
+        "batch_size=16",
+        "eval_images=16",
+        "threads=1",
+        "log_every=1",
+    ]
+    if case == "simclr-convnet":
+        more += ["encoder=test_resnet", "size=64"]
+    else:
+        more += [
+            "encoder=vit_tiny_patch16_224",
+            "encoder.patch_size=4",
+            "size=20",
+            "objective=masked",
+            "encoder.args={depth: 4}",
+        ]
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "ssl_ft", "pretrain", *more, f"out={tmp_path / out}"]
+        return subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    started = time.monotonic()
+    assert start("whole").wait(timeout=300) == 0
+    seconds = time.monotonic() - started
+    generator = random.Random(0)
+    num_killed = 0
+    for _ in range(5):
+        process = start("parts")
+        try:
+            process.wait(timeout=seconds * generator.uniform(0.4, 0.8))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            num_killed += 1
+    assert start("parts").wait(timeout=300) == 0
+    assert num_killed >= 2
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")

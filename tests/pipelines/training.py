@@ -1,0 +1,106 @@
+"""A tiny pretraining built from settings, for tests that compare its numbers; runs on whatever ranks there are."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssl_ft import dist
+from ssl_ft.assemble import assemble, open_pool
+from ssl_ft.config import PretrainSettings
+from ssl_ft.data.batches import batches
+from ssl_ft.loop import LoopCalls, run_steps
+from ssl_ft.runlog import RunFolder
+
+CONVNET: dict[str, Any] = {"encoder": {"name": "test_resnet"}, "size": 32}
+VIT: dict[str, Any] = {
+    "encoder": {
+        "name": "vit_tiny_patch16_224",
+        "patch_size": 4,
+        "args": {"depth": 2, "embed_dim": 64, "num_heads": 2, "class_token": False},
+    },
+    "size": 16,
+    "masked": {"decoder_width": 32, "decoder_depth": 1},
+}
+# Every objective, on a convnet with batch norm and on a ViT, in both joint forms.
+CASES: dict[str, dict[str, Any]] = {
+    "simclr-convnet": {**CONVNET, "objective": "simclr"},
+    "dcl-convnet": {**CONVNET, "objective": "dcl"},
+    "masked-convnet": {**CONVNET, "objective": "masked"},
+    "joint-convnet": {**CONVNET, "objective": "joint"},
+    "shared-convnet": {**CONVNET, "objective": "joint", "joint": {"form": "shared"}},
+    "simclr-vit": {**VIT, "objective": "simclr"},
+    "masked-vit": {**VIT, "objective": "masked"},
+    "joint-vit": {**VIT, "objective": "joint"},
+    "shared-vit": {**VIT, "objective": "joint", "joint": {"form": "shared"}},
+}
+
+
+def write_images(folder: Path, *, count: int = 48) -> Path:
+    """An array of coloured noise with structure, 20 x 20 RGB."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (count, 5, 5, 3))
+    images = coarse.repeat(4, axis=1).repeat(4, axis=2) + generator.integers(-20, 20, (count, 20, 20, 3))
+    path = folder / "images.npy"
+    np.save(path, images.clip(0, 255).astype(np.uint8))
+    return path
+
+
+def settings_of(case: str, images: Path, **more: Any) -> PretrainSettings:
+    """Settings of a case: 10 logged steps of 16 images."""
+    tree: dict[str, Any] = {
+        "data": {"path": str(images), "workers": 1},
+        "duration": "10 steps",
+        "batch_size": 16,
+        "eval_images": 16,
+        "log_every": 1,
+        "save_every": "5 steps",
+        "eval_every": "100 steps",
+        "device": "cpu",
+        "optim": {"rate": 1e-3, "warmup": 0.3},
+    }
+    return PretrainSettings.model_validate({**tree, **CASES[case], **more})
+
+
+def losses_and_gradient(cases: list[str], images: Path, out: Path, precision: str) -> dict[str, Any]:
+    """For each case the 10 losses and the gradient of the first step, as lists and arrays."""
+    results = {}
+    for case in cases:
+        settings = settings_of(case, images, precision=precision)
+        run = RunFolder(
+            out / f"{case}-{precision}-{dist.world_size()}", stage="pretrain", settings=settings.model_dump(mode="json")
+        )
+        work, _, _ = assemble(settings, open_pool(settings), run)
+        results[case] = {"gradient": _first_gradient(work), "losses": _losses(work)}
+    return results
+
+
+def _first_gradient(work: Any) -> np.ndarray:
+    before = {k: v.clone() for k, v in work.objective.state_dict().items()}
+    _steps(work, num_steps=1, rate=0.0)
+    gradient = torch.cat([p.grad.flatten() for p in work.objective.parameters() if p.grad is not None])
+    work.objective.load_state_dict(before)
+    work.optimizer.state.clear()
+    return np.asarray(gradient.double().numpy())
+
+
+def _losses(work: Any) -> list[float]:
+    return [row["loss"] for row in _steps(work, num_steps=10, rate=work.plan.rate)]
+
+
+def _steps(work: Any, *, num_steps: int, rate: float) -> list[dict[str, float]]:
+    from dataclasses import replace
+
+    rows: list[dict[str, float]] = []
+    calls = LoopCalls(lambda step, row: rows.append(row), lambda step: False, lambda step: None, lambda: False)
+    stream = batches(
+        work.store, batch_size=work.batch_size, seed=work.seed, start_step=0, num_steps=num_steps, workers=0
+    )
+    # The first steps of a run of 200: at a tenth of its length a run would still be at its warm-up's peak, where
+    # rounding alone sets float32 runs apart.
+    plan = replace(work.plan, num_steps=200, warmup_steps=40, rate=rate)
+    run_steps(
+        work.objective.train(), work.optimizer, stream, plan=plan, calls=calls, device=work.device, start_step=0, seed=0
+    )
+    return rows

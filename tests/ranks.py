@@ -1,0 +1,49 @@
+"""Run a function on several gloo processes and bring back what each gave; a failure on one is raised here."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+
+def run_on_ranks(function: Callable[..., Any], *args: Any, num_ranks: int) -> list[Any]:
+    """Results of `function(*args)` by rank; the function is a module's, results are plain values or arrays."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [
+        context.Process(target=_one_rank, args=(rank, num_ranks, port, queue, function, args))
+        for rank in range(num_ranks)
+    ]
+    for process in ranks:
+        process.start()
+    results: dict[int, Any] = {}
+    try:
+        for _ in ranks:
+            rank, result, error = queue.get(timeout=300)
+            assert error is None, f"rank {rank} failed:\n{error}"
+            results[rank] = result
+    finally:
+        for process in ranks:
+            process.join(timeout=10)
+            process.kill()
+    return [results[rank] for rank in range(num_ranks)]
+
+
+def _one_rank(rank: int, num_ranks: int, port: int, queue: Any, function: Callable[..., Any], args: Any) -> None:
+    import torch
+    import torch.distributed as dist
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(num_ranks))
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group("gloo")
+        queue.put((rank, function(*args), None))
+        dist.barrier()
+        dist.destroy_process_group()
+    except BaseException:
+        queue.put((rank, None, traceback.format_exc()))
