@@ -108,6 +108,8 @@ def save_model(folder: Path, model: nn.Module, card: ModelCard) -> str:
         config = json.dumps(_to_json(card, model, digest), indent=1, ensure_ascii=False) + "\n"
         (partial / _CONFIG).write_text(config, encoding="utf-8")
         (partial / _CARD).write_text(_card_text(card, model, digest), encoding="utf-8")
+        # safetensors lets its owner alone read a file; a model is there to be handed on.
+        shutil.copymode(partial / _CONFIG, partial / _WEIGHTS)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     except BaseException:

@@ -95,7 +95,8 @@ def view_recipe(settings: ViewSettings, *, size: int, channels: int) -> ViewReci
     sigma = tuple(value * size / 224 for value in base.blur_sigma)
     if channels != 3:
         base = replace(base, saturation=0.0, hue=0.0, grey=0.0)
-    given = {key: value for key, value in settings.model_dump().items() if key != "recipe" and value is not None}
+    ranges = settings.model_dump(exclude={"recipe", "early_size", "early_share"})
+    given = {key: value for key, value in ranges.items() if value is not None}
     asked = [key for key in ("saturation", "hue", "grey") if given.get(key)]
     if channels != 3 and asked:
         raise UserError(f"views.{asked[0]}={given[asked[0]]} needs 3 channels (RGB); these images have {channels}")
@@ -111,6 +112,8 @@ def build_views(settings: PretrainSettings, contract: InputContract) -> ViewMake
         settings.seed,
         DTYPES[settings.precision],
         settings.channels_last,
+        settings.views.early_size,
+        settings.views.early_share,
     )
 
 
@@ -135,11 +138,20 @@ def _projector(settings: PretrainSettings, encoder: nn.Module) -> Projector:
 
 
 def _simclr(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker, *, loss: ContrastiveLoss) -> SimCLR:
+    if views.early_size is not None and is_vit(encoder):
+        raise UserError(
+            f"views.early_size={views.early_size}: a ViT takes one size only; leave it out, or use a convnet"
+        )
     projector = _projector(settings, encoder)
     return SimCLR(encoder, projector, views=views, loss=loss, temperature=settings.contrast.temperature)
 
 
 def _masked(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) -> Masked:
+    if views.early_size is not None:
+        raise UserError(
+            f"views.early_size={views.early_size} with objective={settings.objective}: patches belong to one size; "
+            "leave it out, or use simclr or dcl"
+        )
     masked, size = settings.masked, views.recipe.size
     decoder: TokenDecoder | MapDecoder
     if is_vit(encoder):

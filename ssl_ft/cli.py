@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code: 0 done, 2 a mistake of the user's, 130 or 143 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         sentence = str(error)
     except KeyboardInterrupt:

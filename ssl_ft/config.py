@@ -96,6 +96,11 @@ class ViewSettings(_Settings):
     grey: Probability | None = Field(None, description="probability of dropping colour")
     blur: Probability | None = Field(None, description="probability of a blur")
     blur_sigma: Span | None = Field(None, description="smallest and largest sigma in pixels")
+    early_size: Count | None = Field(
+        None,
+        description="side of the views in the first part of training; smaller is cheaper. Contrast on convnets only",
+    )
+    early_share: Probability = Field(0.5, description="share of the steps with views of early_size")
 
     @field_validator("scale", "ratio", "blur_sigma")
     @classmethod
@@ -252,7 +257,7 @@ class FinetuneSettings(_Run):
     patience: Count = Field(10, description="evaluations without a better val score before it stops")
     batch_size: Count = Field(64, description="images a step")
     optim: Annotated[OptimSettings, _short("name")] = Field(
-        OptimSettings(), description="of the head; the encoder's rate is a share"
+        OptimSettings(rate=3e-3), description="of the head; the encoder's rate is a share of it"
     )
     encoder_rate_share: Positive = Field(
         0.1, description="the encoder's learning rate as a share of the head's (scratch: 1)"
@@ -260,6 +265,13 @@ class FinetuneSettings(_Run):
     label_smoothing: Probability = Field(0.0, description="share of each label spread over the classes")
     views: Annotated[ViewSettings, _short("recipe")] = Field(ViewSettings(recipe="gentle"), description="augmentation")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: mixed")
+
+    @model_validator(mode="after")
+    def _of_pretraining_alone(self) -> Self:
+        given = [f"optim.{key}" for key in ("accumulate", "ema") if key in self.optim.model_fields_set]
+        if given:
+            raise ValueError(f"{' and '.join(given)} concern pretraining alone; finetune takes neither, leave it out")
+        return self
 
 
 class RunSettings(_Settings):

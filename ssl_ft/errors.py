@@ -23,6 +23,7 @@ _ADVICE = {
     errno.EEXIST: "a file stands where a folder is wanted; choose another place",
     errno.EISDIR: "a folder stands where a file is wanted; choose another place",
     errno.ENAMETOOLONG: "a name may have 255 bytes, a path some 4000; choose a shorter one",
+    errno.EFBIG: "raise the limit on the size of files (`ulimit -f`)",
     errno.EIO: "check the disk",
     errno.EMFILE: "raise the limit on open files (`ulimit -n`), or lower data.workers",
 }

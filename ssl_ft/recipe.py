@@ -52,6 +52,8 @@ _WORDS = {
 def load_settings(cls: type[S], *, recipe: str | None, overrides: Sequence[str]) -> S:
     """Settings of a stage: defaults, then the recipe, then key=value pairs.
 
+    A recipe for the whole way has a section a stage; a single stage takes its own section from it.
+
     Args:
         cls: the settings class.
         recipe: path of a YAML file, or the name of a recipe that comes with the package.
@@ -60,7 +62,7 @@ def load_settings(cls: type[S], *, recipe: str | None, overrides: Sequence[str])
     Raises:
         UserError: every mistake, one a line.
     """
-    tree: dict[str, Any] = {} if recipe is None else _read_recipe(recipe)
+    tree: dict[str, Any] = {} if recipe is None else _own_section(cls, _read_recipe(recipe))
     given: dict[str, str] = {}
     for pair in overrides:
         for key, value in _leaves(*_parse(cls, pair)):
@@ -77,6 +79,14 @@ def load_settings(cls: type[S], *, recipe: str | None, overrides: Sequence[str])
         head = "1 setting is wrong" if len(problems) == 1 else f"{len(problems)} settings are wrong"
         raise UserError("\n  ".join([f"{head}:", *problems]))
     return settings
+
+
+def _own_section(cls: type[BaseModel], tree: dict[str, Any]) -> dict[str, Any]:
+    stages = {"pretrain": "PretrainSettings", "probe": "ProbeSettings", "finetune": "FinetuneSettings"}
+    if cls.__name__ not in stages.values() or not any(isinstance(tree.get(stage), dict) for stage in stages):
+        return tree
+    stage = next(stage for stage, name in stages.items() if name == cls.__name__)
+    return dict(tree.get(stage) or {})
 
 
 def recipe_folder() -> Path:

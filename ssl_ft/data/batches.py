@@ -7,7 +7,7 @@ device, by `ViewMaker`.
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,19 +30,21 @@ class Batch:
         aspects_B: float32 [B], width/height before squashing.
         indices_B: int64 [B], numbers in the pool.
         epoch: which pass over the pool.
+        progress: share of all steps done before this one, in [0, 1).
     """
 
     images_BCSS: Tensor
     aspects_B: Tensor
     indices_B: Tensor
     epoch: int
+    progress: float = 0.0
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; the copy does not wait."""
         images, aspects, indices = (
             x.to(device, non_blocking=True) for x in (self.images_BCSS, self.aspects_B, self.indices_B)
         )
-        return Batch(images, aspects, indices, self.epoch)
+        return Batch(images, aspects, indices, self.epoch, self.progress)
 
     def split(self, num_parts: int) -> list["Batch"]:
         """Equal parts in order, for gradient accumulation."""
@@ -52,7 +54,7 @@ class Batch:
             self.indices_B.chunk(num_parts),
             strict=True,
         )
-        return [Batch(images, aspects, indices, self.epoch) for images, aspects, indices in parts]
+        return [Batch(images, aspects, indices, self.epoch, self.progress) for images, aspects, indices in parts]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class ViewMaker:
         seed: the run's seed.
         dtype: float32 or float64.
         is_channels_last: lay the result out channels last, which convolutions prefer.
+        early_size: side of the views in the first part of training, smaller and so cheaper; None has no such part.
+        early_share: share of the steps in that part.
     """
 
     recipe: ViewRecipe
@@ -74,21 +78,31 @@ class ViewMaker:
     seed: int
     dtype: torch.dtype = torch.float32
     is_channels_last: bool = False
+    early_size: int | None = None
+    early_share: float = 0.0
 
     def pixels(self, batch: Batch, *, view: int) -> Tensor:
         """[B, C, V, V] in [0, 1], before normalising."""
+        recipe = self.recipe_at(batch.progress)
         # Autocast would round the sampling weights to bf16.
         with torch.autocast(batch.images_BCSS.device.type, enabled=False):
             return make_views(
                 batch.images_BCSS,
                 batch.aspects_B,
                 batch.indices_B,
-                recipe=self.recipe,
+                recipe=recipe,
                 seed=self.seed,
                 epoch=batch.epoch,
                 view=view,
                 dtype=self.dtype,
             )
+
+    def recipe_at(self, progress: float) -> ViewRecipe:
+        """The recipe in force once a share `progress` of the steps is done."""
+        if self.early_size is None or progress >= self.early_share:
+            return self.recipe
+        low, high = (sigma * self.early_size / self.recipe.size for sigma in self.recipe.blur_sigma)
+        return replace(self.recipe, size=self.early_size, blur_sigma=(low, high))
 
     def __call__(self, batch: Batch, *, view: int) -> Tensor:
         """[B, C, V, V] normalised, as the encoder takes it."""
@@ -116,7 +130,7 @@ def batches(
     def fetch(step: int) -> Batch:
         epoch, indices = batch_indices(step, num_images=len(store), batch_size=batch_size, seed=seed)
         images, aspects = store.fetch(indices[own])
-        return Batch(images, aspects, indices[own], epoch)
+        return Batch(images, aspects, indices[own], epoch, step / num_steps)
 
     if store.is_decoded or workers == 0:
         yield from map(fetch, range(start_step, num_steps))

@@ -4,6 +4,7 @@ An encoder here is the plain timm module with its head removed: `encoder(images_
 Forward passes that timm does not offer (visible patches only) are in `visible.py`.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,20 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> nn.Module:
         except (TypeError, AssertionError, RuntimeError, KeyError) as error:
             raise UserError(f"timm cannot build encoder.name={spec.name!r} with {spec.timm_args()}: {error}") from error
     edit_stem(encoder, spec)
+    _check_stride(encoder, spec)
     return encoder
+
+
+def _check_stride(encoder: nn.Module, spec: EncoderSpec) -> None:
+    """Refuse ConvNeXts with overlapping stems, whose stride timm fixes at 4 whatever is asked for."""
+    if not is_convnext(encoder) or spec.stem_stride is None:
+        return
+    strides = [part.stride[0] for part in encoder.stem.modules() if isinstance(part, nn.Conv2d)]  # type: ignore[union-attr]
+    if math.prod(strides) != spec.stem_stride:
+        raise UserError(
+            f"encoder.stem_stride={spec.stem_stride}: the overlapping stem of {spec.name!r} has a stride of "
+            f"{math.prod(strides)} only; leave it out, or take convnext_atto or another with a patch stem"
+        )
 
 
 def _check_args(spec: EncoderSpec) -> None:
@@ -122,7 +136,12 @@ def check_stem(spec: EncoderSpec) -> None:
 
 
 def stem_edits(spec: EncoderSpec) -> list[str]:
-    """Lines of Python that turn timm's `model` into this encoder; a ResNet's stem has no argument for its stride."""
+    """Lines of Python that turn timm's `model` into this encoder, where its constructor has no argument for that.
+
+    A ResNet's stem has none for its stride; behind a ConvNeXt stem of stride 2, timm halves the map once more.
+    """
+    if spec.stem_stride == 2 and family(spec.name) == "convnext":
+        return ["model.stages[0].downsample = torch.nn.Identity()"]
     if spec.stem_stride in (None, 4) or family(spec.name) != "resnet":
         return []
     lines = ["model.maxpool = torch.nn.Identity()"]
@@ -133,8 +152,11 @@ def stem_edits(spec: EncoderSpec) -> list[str]:
 
 
 def edit_stem(encoder: nn.Module, spec: EncoderSpec) -> None:
-    """Do what `stem_edits` says; weights keep their shapes, so pretrained ones still load."""
+    """Do what `stem_edits` says; a ResNet's weights keep their shapes, so pretrained ones still load."""
     if not stem_edits(spec):
+        return
+    if isinstance(encoder, ConvNeXt):
+        encoder.stages[0].downsample = nn.Identity()
         return
     assert isinstance(encoder, ResNet)
     encoder.maxpool = nn.Identity()

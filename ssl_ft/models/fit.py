@@ -1,4 +1,4 @@
-"""Whether an encoder fits the images it is to take, tried before anything is trained. Building it is in `encoders.py`."""
+"""Whether an encoder fits the images it is to take, tried before training. Building it is in `encoders.py`."""
 
 from typing import Any
 

@@ -78,7 +78,7 @@ def losses_and_gradient(cases: list[str], images: Path, out: Path, precision: st
 
 def _first_gradient(work: Any) -> np.ndarray:
     before = {k: v.clone() for k, v in work.objective.state_dict().items()}
-    _steps(work, num_steps=1, rate=0.0)
+    train_steps(work, num_steps=1, rate=0.0)
     gradient = torch.cat([p.grad.flatten() for p in work.objective.parameters() if p.grad is not None])
     work.objective.load_state_dict(before)
     work.optimizer.state.clear()
@@ -86,10 +86,10 @@ def _first_gradient(work: Any) -> np.ndarray:
 
 
 def _losses(work: Any) -> list[float]:
-    return [row["loss"] for row in _steps(work, num_steps=10, rate=work.plan.rate)]
+    return [row["loss"] for row in train_steps(work, num_steps=10, rate=work.plan.rate)]
 
 
-def _steps(work: Any, *, num_steps: int, rate: float) -> list[dict[str, float]]:
+def train_steps(work: Any, *, num_steps: int, rate: float) -> list[dict[str, float]]:
     from dataclasses import replace
 
     rows: list[dict[str, float]] = []
