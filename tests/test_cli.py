@@ -66,7 +66,11 @@ assert time.process_time() < 0.5, time.process_time()
         code = "import sys, time; from ssl_ft.cli import main; time.sleep(0.2); sys.exit(main(['--help']))"
         line = f'"$0" -c "{code}" | true; exit ${{PIPESTATUS[0]}}'
         done = subprocess.run(
-            ["bash", "-c", line, sys.executable], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+            ["bash", "-c", f"unset PYTHONUNBUFFERED; {line}", sys.executable],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert (done.returncode, done.stderr) == (1, "")
 

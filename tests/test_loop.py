@@ -155,22 +155,41 @@ def test_rates_follow_the_plan_and_each_groups_scale():
         assert notes.rows[step][1]["lr"] == rate_at(step, plan)
 
 
-def test_what_is_not_finite_stops_the_run_before_anything_of_it_is_saved_or_evaluated():
-    def stream() -> Iterator[Numbers]:
-        for step, batch in enumerate(numbers(0, 10)):
-            yield Numbers(batch.values * math.nan) if step == 4 else batch
+def spoilt_at_step_4() -> Iterator[Numbers]:
+    for step, batch in enumerate(numbers(0, 10)):
+        yield Numbers(batch.values * math.nan) if step == 4 else batch
 
-    for every in ({"save_every": 6}, {"eval_every": 6}, {"log_every": 6}):
-        notes = Notes()
-        plan = replace(PLAN, **{"log_every": 100, "save_every": 2, "eval_every": 2, **every})
-        with pytest.raises(UserError, match=r"stopped being finite between steps .* Lower optim\.rate"):
-            train(Line(), stream(), plan, notes=notes)
-        assert max(notes.saved, default=0) <= 4
-        assert max(notes.evaluated, default=0) <= 4
+
+@pytest.mark.parametrize("looks", [{"log_every": 3}, {"save_every": 2}, {"eval_every": 2}, {"log_every": 1}])
+def test_what_is_not_finite_stops_the_run_before_anything_of_it_is_saved_or_evaluated(looks):
+    notes = Notes()
+    plan = replace(PLAN, **{"log_every": 100, "save_every": 100, "eval_every": 0, **looks})
+    with pytest.raises(UserError, match=r"stopped being finite between steps .* Lower optim\.rate"):
+        train(Line(), spoilt_at_step_4(), plan, notes=notes)
+    every = max(looks.values())
+    assert [step for step, _ in notes.rows] == (list(range(every, 5, every)) if "log_every" in looks else [])
+    assert notes.saved == ([2, 4] if "save_every" in looks else [])
+    assert notes.evaluated == ([2, 4] if "eval_every" in looks else [])
+
+
+def test_a_wish_to_stop_does_not_save_what_is_not_finite():
     notes = Notes(stop_after=5)
     with pytest.raises(UserError, match="stopped being finite"):
-        train(Line(), stream(), replace(PLAN, log_every=100), notes=notes)
+        train(Line(), spoilt_at_step_4(), replace(PLAN, log_every=100), notes=notes)
     assert notes.saved == []
+
+
+def test_a_loss_that_was_not_finite_for_one_step_is_not_forgotten():
+    class Blink(Line):
+        def forward(self, batch: Numbers) -> LossParts:
+            is_spoilt = bool(batch.values.isnan().any())
+            parts = super().forward(Numbers(batch.values.nan_to_num()))
+            return LossParts(parts.total + (math.inf if is_spoilt else 0.0), parts.parts)  # its gradient is finite
+
+    notes = Notes()
+    with pytest.raises(UserError, match="stopped being finite"):
+        train(Blink(), spoilt_at_step_4(), replace(PLAN, log_every=7), notes=notes)
+    assert notes.rows == []
 
 
 def test_a_gradient_that_is_not_finite_counts_even_where_the_loss_is():
@@ -181,8 +200,9 @@ def test_a_gradient_that_is_not_finite_counts_even_where_the_loss_is():
 
     notes = Notes()
     with pytest.raises(UserError, match="its gradient stopped being finite"):
-        train(Cliff(), numbers(0, 3), PLAN, notes=notes)
+        train(Cliff(), numbers(0, 1), replace(PLAN, num_steps=1), notes=notes)
     assert notes.saved == []
+    assert notes.rows == []
 
 
 def test_the_running_average_follows_the_weights_after_each_step():

@@ -308,7 +308,8 @@ class TestOut:
     def test_folders_that_are_not_ours_to_fill(self, command, photos, runs):
         refused(command, pretrain(photos, out=f"{photos}"), "not empty", "holds a, b")
         refused(command, ["index", str(photos), f"out={photos}"], "not empty")
-        refused(command, ["run", "pretrain.data=digits", f"out={photos}"], "holds more than runs (a, b)")
+        words = ["run", "pretrain.data=digits", *(f"pretrain.{word}" for word in TINY)]
+        refused(command, [*words, f"out={photos}"], "holds more than runs (a, b)")
         refused(command, pretrain(photos, out=f"{runs}/probe"), "holds a probe run, not pretrain")
         refused(command, pretrain(photos, "seed=1", out=f"{runs}/pretrain"), "seed was 0, now 1")
         for content in (b'{"name": "web"}', b"[1]", b"{", b"\xff"):
