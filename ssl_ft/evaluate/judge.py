@@ -30,6 +30,7 @@ class Judgement:
         knn: the same of kNN's accuracy; None where the budget has fewer labels than neighbours.
         predictions: int64 [draws, N_test] of the probe.
         num_labels: labels of one draw.
+        num_votes: kNN classifiers scored.
     """
 
     budget: Budget
@@ -37,6 +38,7 @@ class Judgement:
     knn: Estimate | None
     predictions: NDArray[np.int64]
     num_labels: int
+    num_votes: int
 
 
 def judge(
@@ -90,7 +92,7 @@ def judge(
             truth, np.stack(predictions), confidences=np.stack(confidences), num_classes=num_classes, seed=seed
         )
         knn = estimate(truth, np.stack(votes), num_classes=num_classes, seed=seed)[0] if votes else None
-        judgements.append(Judgement(budget, estimates, knn, np.stack(predictions), len(taken[0])))
+        judgements.append(Judgement(budget, estimates, knn, np.stack(predictions), len(taken[0]), len(votes)))
     return judgements
 
 

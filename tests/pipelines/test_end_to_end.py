@@ -93,12 +93,12 @@ def test_labels_and_scorings_on_test_are_counted(run: Path) -> None:
     assert pretrain.test_scored == 0
     assert (pretrain.labels_used.train, pretrain.labels_used.test) == (200, 0)  # looked at to watch, none to train
     # Encoder, untrained encoder and pixels, each with two draws of 2 a class and one of all.
-    assert probe.test_scored == 3 * (2 + 1)
+    assert probe.test_scored == 3 * (2 + 1) * 2  # each as a linear probe and as kNN
     assert (probe.labels_used.train, probe.labels_used.val, probe.labels_used.test) == (num_train, 0, num_test)
     for tuned in (full, scratch):
         assert tuned.test_scored == 1
         assert (tuned.labels_used.train, tuned.labels_used.val, tuned.labels_used.test) == (40, 10, num_test)
-    assert result_of(run).test_scored == 9 + 1 + 1
+    assert result_of(run).test_scored == 18 + 1 + 1
 
 
 def test_the_probe_has_a_row_for_every_model_and_budget(run: Path) -> None:
