@@ -4,9 +4,9 @@ import torch
 
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
-from ssl_ft.build import choose_device
-from ssl_ft.build_judge import read_test
-from ssl_ft.build_transfer import (
+from ssl_ft.build.judging import read_test
+from ssl_ft.build.parts import choose_device
+from ssl_ft.build.transfer import (
     LabelSplit,
     finetune_optimizer,
     finetune_plan,

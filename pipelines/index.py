@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_ft import handover
-from ssl_ft.build_data import open_data
+from ssl_ft.build.data import open_data
 from ssl_ft.config import IndexSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates, near_duplicates
 from ssl_ft.data.images import DamagedImage, decode

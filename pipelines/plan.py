@@ -4,8 +4,8 @@ from typing import Any
 
 import yaml
 
-from ssl_ft.assemble import open_pool, training_memory_mb
-from ssl_ft.build import duration_in_steps, encoder_spec, view_recipe
+from ssl_ft.build.parts import duration_in_steps, encoder_spec, view_recipe
+from ssl_ft.build.pretraining import open_pool, training_memory_mb
 from ssl_ft.config import FinetuneSettings, PretrainSettings, ProbeSettings, RunSettings
 from ssl_ft.handover import open_labelled
 from ssl_ft.models.encoders import build_encoder

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ssl_ft.artifact import find_model, load_model
-from ssl_ft.build import choose_device
+from ssl_ft.build.parts import choose_device
 from ssl_ft.config import PredictSettings
 from ssl_ft.data.source import open_source
 from ssl_ft.errors import UserError

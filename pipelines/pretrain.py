@@ -6,8 +6,8 @@ import torch
 
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
-from ssl_ft.assemble import Pool, assemble, open_pool
-from ssl_ft.build import choose_device
+from ssl_ft.build.parts import choose_device
+from ssl_ft.build.pretraining import Pool, assemble, open_pool
 from ssl_ft.config import PretrainSettings
 from ssl_ft.interrupt import StopWish
 from ssl_ft.launch import run_ranks

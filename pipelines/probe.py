@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from ssl_ft import dist, handover
-from ssl_ft.build import choose_device
-from ssl_ft.build_judge import feature_sets
+from ssl_ft.build.judging import feature_sets
+from ssl_ft.build.parts import choose_device
 from ssl_ft.config import ProbeSettings
 from ssl_ft.evaluate.features import FeatureSet
 from ssl_ft.evaluate.judge import Judgement, check_budgets, judge

@@ -1,6 +1,6 @@
 """Settings of every stage, typed and strict. Reading them from recipes and the command line is in `recipe.py`.
 
-Only `build.py` and the stages see these classes; below, plain arguments. Each field's description is its line in
+Only `build/parts.py` and the stages see these classes; below, plain arguments. Each field's description is its line in
 `ssl-ft STAGE --help`.
 """
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ssl_ft import __version__, dist
 from ssl_ft.artifact import find_model
-from ssl_ft.build_data import open_data, roles_of
-from ssl_ft.build_judge import parent_data
+from ssl_ft.build.data import open_data, roles_of
+from ssl_ft.build.judging import parent_data
 from ssl_ft.checkpoint import write_atomically
 from ssl_ft.config import DataSettings, FinetuneSettings, ProbeSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates

@@ -15,11 +15,11 @@ LAYERS = [
     {"dist", "schedules", "runlog", "progress", "interrupt", "launch", "trackers"},
     {"data", "models", "optim", "checkpoint", "artifact"},
     {"objectives", "evaluate", "transfer", "loop", "pretraining"},
-    {"config", "recipe", "build", "build_data", "build_judge", "build_transfer", "assemble", "handover", "report"},
+    {"config", "recipe", "build", "handover", "report"},
     {"cli", "__main__"},
 ]
 # What knows settings; everything else gets plain objects.
-KNOW_CONFIG = {"build", "build_data", "build_judge", "build_transfer", "assemble", "handover", "recipe"}
+KNOW_CONFIG = {"build", "handover", "recipe"}
 SOURCES = sorted((CHECKOUT / "ssl_ft").rglob("*.py"))
 
 

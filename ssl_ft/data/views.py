@@ -3,7 +3,7 @@
 Axis-aligned crop, resize, flip and Gaussian blur are all separable, so together they are one matrix for the rows
 and one for the columns; colour is one affine map of the channels. Three batched matrix products make a view.
 Parameters come from counter-based draws alone (`seeding.uniform`). Masks are in `masks.py`, names of recipes in
-`build.py`.
+`build/parts.py`.
 
 Shape suffixes: B images, C channels, S stored side, V side of the view.
 """

@@ -1,6 +1,6 @@
 """Fine-tuning a classifier on few labels: augmentation, early stopping and the best model, all judged on val alone.
 
-The test split never comes here. Which weights start how is `strategies` in `build_transfer.py`.
+The test split never comes here. Which weights start how is `strategies` in `build/transfer.py`.
 """
 
 import copy

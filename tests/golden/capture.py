@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ssl_ft.assemble import assemble, open_pool
+from ssl_ft.build.pretraining import assemble, open_pool
 from ssl_ft.runlog import RunFolder
 from tests.pipelines.training import CASES, settings_of, train_steps, write_images
 

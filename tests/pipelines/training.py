@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ssl_ft import dist
-from ssl_ft.assemble import assemble, open_pool
+from ssl_ft.build.pretraining import assemble, open_pool
 from ssl_ft.config import PretrainSettings
 from ssl_ft.data.batches import batches
 from ssl_ft.loop import LoopCalls, run_steps

@@ -1,6 +1,6 @@
 """The only bridge from settings to objects. Tables in plain sight; below this file nothing knows a setting.
 
-Data are opened in `build_data.py`, which this file's users call first.
+Data are opened in `build/data.py`, which stages call first.
 """
 
 import math

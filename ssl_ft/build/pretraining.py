@@ -1,4 +1,4 @@
-"""Assembles a whole pretraining from settings, and the plan of it for `--dry-run`. Parts come from `build*.py`."""
+"""Assembles a whole pretraining from settings, and the plan of it for `--dry-run`. Parts come from `build/`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ssl_ft import dist
 from ssl_ft.artifact import InputContract
-from ssl_ft.build import (
+from ssl_ft.build.parts import (
     build_objective,
     build_views,
     choose_device,
@@ -20,7 +20,7 @@ from ssl_ft.build import (
     pretrain_plan,
     running_average,
 )
-from ssl_ft.build_data import ImageKind, build_contract, build_store, input_size, look_at, open_data, pool_of
+from ssl_ft.build.data import ImageKind, build_contract, build_store, input_size, look_at, open_data, pool_of
 from ssl_ft.config import PretrainSettings
 from ssl_ft.data.source import Source
 from ssl_ft.data.store import ImageStore
