@@ -41,7 +41,7 @@ def main(settings: FinetuneSettings) -> int:
 def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: LabelSplit, run: RunFolder) -> int:
     source, data, names = labelled.source, labelled.data, labelled.source.class_names
     run.forget_rows_after(-1)
-    handover.record_data(run, source, source, role="labelled")
+    handover.record_roles(run, source, train=split.train, val=split.val, test=split.test)
     handover.report_duplicates(run, labelled.model.parent, source, labelled.roles.test)
     device = choose_device(settings.device)
     model, spec, contract = start_model(settings, labelled.model, num_classes=len(names), run=run)

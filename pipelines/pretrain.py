@@ -74,7 +74,7 @@ def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
     if work.watcher.num_labels:
         folder.note(f"{work.watcher.num_labels} training labels were used to watch progress, not to train or choose")
     folder.write_manifest(device=str(work.device))
-    folder.finish(metrics=metrics, labels_used=LabelsUsed(train=work.watcher.num_labels), test_scored=0)
+    folder.finish(metrics=metrics, labels_used=LabelsUsed(watch=work.watcher.num_labels), test_scored=0)
     dist.barrier()
     dist.stop()
     if dist.is_main():

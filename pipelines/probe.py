@@ -34,7 +34,8 @@ def main(settings: ProbeSettings) -> int:
 
 def _probe(settings: ProbeSettings, labelled: handover.Labelled, run: RunFolder) -> int:
     source, names = labelled.source, labelled.source.class_names
-    handover.record_data(run, source, source, role="labelled")
+    roles = labelled.roles
+    handover.record_roles(run, source, train=roles.train, val=roles.val, test=roles.test)
     device = choose_device(settings.device)
     handover.report_duplicates(run, labelled.model.parent, source, labelled.roles.test)
     sets = feature_sets(

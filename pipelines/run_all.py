@@ -68,7 +68,7 @@ def _joined(settings: RunSettings, top: Path, folders: list[str]) -> Result:
         Result.model_validate(json.loads((Path(folder) / "result.json").read_text(encoding="utf-8")))
         for folder in folders
     ]
-    used = {role: max(getattr(part.labels_used, role) for part in parts) for role in ("train", "val", "test")}
+    used = {role: max(getattr(part.labels_used, role) for part in parts) for role in LabelsUsed.model_fields}
     return Result(
         stage="run",
         run=str(top),

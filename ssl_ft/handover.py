@@ -21,6 +21,8 @@ from ssl_ft.evaluate.metrics import Estimate
 from ssl_ft.result import DataUsed, Metric
 from ssl_ft.runlog import RunFolder, default_folder
 
+Indices = NDArray[np.int64]
+
 _POOL_KEYS = "pool_keys.npz"
 # Digests of this many images take about a minute on two cores and 10 MB.
 _MOST_KEYS = 250_000
@@ -90,7 +92,14 @@ def record_data(run: RunFolder, source: Source, part: Source, *, role: str) -> N
         )
     )
     for note in source.notes:
-        run.note(note)
+        run.note(note)  # said once, however many roles the source has
+
+
+def record_roles(run: RunFolder, source: Source, *, train: Indices, val: Indices, test: Indices) -> None:
+    """Keep which images held which role, each by its own fingerprint: runs on the same test images can be compared."""
+    for role, indices in (("train", train), ("val", val), ("test", test)):
+        if len(indices):
+            record_data(run, source, source.subset(indices), role=role)
 
 
 def keep_pool_keys(run: RunFolder, pool: Source, settings: DataSettings) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -19,6 +20,8 @@ from ssl_ft.errors import UserError
 
 # A rank that ends in a mistake of the user's sends its sentence and leaves with this code.
 _MISTAKE = 2
+# Seconds in which the first rank to fail ends the others.
+_PATIENCE = 3.0
 
 
 def run_ranks(stage: Callable[[Any], int], settings: Any, *, num_ranks: int) -> int:
@@ -63,6 +66,8 @@ def _run_rank(
         send.send(str(error))
         code = _MISTAKE
     except BaseException:
+        # Where another rank told a mistake, this one merely lost its peer: it is ended before it complains.
+        time.sleep(_PATIENCE)
         traceback.print_exc()
         code = 1
     sys.stdout.flush()

@@ -28,11 +28,12 @@ class DataUsed(_Record):
 
 
 class LabelsUsed(_Record):
-    """How many labels each role took; val counts in the budget."""
+    """How many labels each role took; val counts in the budget. `watch`: looked at for the curves of pretraining."""
 
     train: int = 0
     val: int = 0
     test: int = 0
+    watch: int = 0
 
 
 class Metric(_Record):

@@ -98,7 +98,7 @@ def test_recipe_of_ones_own_is_valid(tmp_path):
 
 def test_recipes_that_come_along_are_those_in_the_table():
     table = README.read_text().split("Recipes that come along:")[1].split("\n## ")[0]
-    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == recipe_names()
+    assert sorted(re.findall(r"^\| `([\w-]+)`", table, re.MULTILINE)) == recipe_names()
 
 
 def links() -> list[tuple[Path, str]]:

@@ -17,7 +17,7 @@ from ssl_ft.report.extras import Extras, read_extras
 
 SCHEMA_VERSION = 1
 # A stage that only calls others repeats their numbers in its own result.json.
-_GATHERING_STAGES = {"demo", "report"}
+_GATHERING_STAGES = {"demo", "run", "report"}
 
 
 class _Record(BaseModel):

@@ -41,7 +41,8 @@ def finding(run: Run) -> str:
     if judged_split(run) != "test":
         opening += " on validation images (no test images were scored)"
     if not beside:
-        return f"{opening}. No baseline was measured beside it."
+        # A fine-tuning from scratch is a run of its own; the figure and the table below set them side by side.
+        return f"{opening}." if run.stage == "finetune" else f"{opening}. No baseline was measured beside it."
     others = ", ".join(f"{in_sentence(model)} {_with_bounds(metric)}" for model, metric in beside.items())
     return f"{opening}; {others}. {_verdict(score, beside, stage=run.stage)}"
 
@@ -182,8 +183,8 @@ def _images(use: DataUse, kind: str) -> str:
 
 
 def _labels(run: Run) -> list[str]:
-    used = {role: run.result.labels_used.get(role) for role in ("train", "val", "test")}
-    purposes = {"train": "training", "val": "choosing settings", "test": "scoring"}
+    used = {role: run.result.labels_used.get(role) for role in ("train", "val", "test", "watch")}
+    purposes = {"train": "training", "val": "choosing settings", "test": "scoring", "watch": "watching progress alone"}
     parts = [f"{number:,} for {purposes[role]}" for role, number in used.items() if isinstance(number, int) and number]
     sentences = [f"Labels used: {', '.join(parts)}."] if parts else []
     if run.result.test_scored:

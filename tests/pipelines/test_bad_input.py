@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ssl_ft.checkpoint import read_values
+from ssl_ft.cli import main
 from tests.conftest import CHECKOUT
 from tests.pipelines.conftest import TINY, Command, Outcome, write_photos
 
@@ -379,6 +380,21 @@ class TestFullDisk:
             refused(command, pretrain(photos), "out=o", "File too large", "ulimit -f")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    @pytest.mark.dist
+    def test_on_two_ranks_only_the_sentence_is_heard(self, photos, tmp_path, capfd):
+        resource = pytest.importorskip("resource")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            code = main(pretrain(photos, "devices=2", out=str(tmp_path / "o")))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        err = capfd.readouterr().err
+        assert code == 2, err
+        assert "File too large" in err
+        assert "Traceback" not in err
+        assert not (tmp_path / "o").exists()
 
     @staticmethod
     def _half_written(error):

@@ -82,7 +82,10 @@ def test_parents_and_data_are_named_by_content(run: Path) -> None:
     assert [(d.role, d.num_images, d.fingerprint) for d in pretrain.data] == [
         ("pool", len(train), train.fingerprint())  # the test split is no part of the pool
     ]
-    assert [(d.role, d.fingerprint) for d in probe.data] == [("labelled", source.fingerprint())]
+    test = source.subset(np.flatnonzero(source.splits == "test"))
+    for stage in (probe, result_of(run / "finetune-full"), result_of(run / "finetune-scratch")):
+        assert [d.fingerprint for d in stage.data if d.role == "test"] == [test.fingerprint()]
+    assert next((d.role, d.fingerprint) for d in probe.data) == ("train", train.fingerprint())
 
 
 def test_labels_and_scorings_on_test_are_counted(run: Path) -> None:
@@ -91,7 +94,8 @@ def test_labels_and_scorings_on_test_are_counted(run: Path) -> None:
     assert (num_train, num_test) == (1201, 596)
     pretrain, probe, full, scratch = (result_of(run / stage) for stage in STAGES)
     assert pretrain.test_scored == 0
-    assert (pretrain.labels_used.train, pretrain.labels_used.test) == (200, 0)  # looked at to watch, none to train
+    used = pretrain.labels_used
+    assert (used.watch, used.train, used.val, used.test) == (200, 0, 0, 0)
     # Encoder, untrained encoder and pixels, each with two draws of 2 a class and one of all.
     assert probe.test_scored == 3 * (2 + 1) * 2  # each as a linear probe and as kNN
     assert (probe.labels_used.train, probe.labels_used.val, probe.labels_used.test) == (num_train, 0, num_test)

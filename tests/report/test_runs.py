@@ -16,7 +16,7 @@ def names(folders: list[Path]) -> list[str]:
 
 def test_runs_are_found_one_level_down_once_each_parents_first(tmp_path: Path) -> None:
     demo = write_demo(tmp_path / "demo")
-    write_json(demo / "result.json", result("demo"))  # repeats the numbers of its stages
+    write_json(demo / "result.json", result("run"))  # repeats the numbers of its stages
     write_json(demo / "probe" / "deeper" / "result.json", result("probe"))
     assert names([demo, demo / "pretrain"]) == ["pretrain", "probe", "finetune"]
     assert names([demo / "probe", demo / "pretrain"])[0] == "pretrain"
