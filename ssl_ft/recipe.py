@@ -85,6 +85,9 @@ def _own_section(cls: type[BaseModel], tree: dict[str, Any]) -> dict[str, Any]:
     stages = {"pretrain": "PretrainSettings", "probe": "ProbeSettings", "finetune": "FinetuneSettings"}
     if cls.__name__ not in stages.values() or not any(isinstance(tree.get(stage), dict) for stage in stages):
         return tree
+    unknown = sorted(map(str, set(tree) - {*stages, "title", "out"}))
+    if unknown:
+        raise UserError(f"beside its sections of stages the recipe has the unknown setting {unknown[0]}; remove it")
     stage = next(stage for stage, name in stages.items() if name == cls.__name__)
     return dict(tree.get(stage) or {})
 

@@ -167,3 +167,13 @@ def test_every_setting_has_a_line_of_help(cls):
     rows = list(describe(cls))
     assert len(rows) == len({name for name, _, _ in rows})
     assert [name for name, _, text in rows if not text] == []
+
+
+def test_a_stage_takes_its_section_of_a_recipe_for_the_whole_way(tmp_path):
+    recipe = tmp_path / "whole.yaml"
+    recipe.write_text("pretrain: {batch_size: 32}\nprobe: {draws: 3}\ntitle: Birds\n")
+    assert load_settings(PretrainSettings, recipe=str(recipe), overrides=["seed=4"]).batch_size == 32
+    assert load_settings(ProbeSettings, recipe=str(recipe), overrides=[]).draws == 3
+    recipe.write_text("pretrain: {batch_size: 32}\nbatchsize: 3\n")
+    with pytest.raises(UserError, match="unknown setting batchsize"):
+        load_settings(PretrainSettings, recipe=str(recipe), overrides=[])

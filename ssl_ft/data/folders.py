@@ -105,11 +105,11 @@ def open_images(root: Path, kind: str) -> Source:
     notes = _passed_over(scan)
     if kind == "class_folders" or (kind == "auto" and not obstacle):
         return _class_folders(scan, notes)
-    deeper = sorted({part for parts in scan.parts for part in parts[:-1] if part.lower() in SPLIT_ALIASES})
+    deeper = sorted({part for parts in scan.parts for part in parts[1:-1] if part.lower() in SPLIT_ALIASES})
     if kind == "auto" and deeper:
         # Read flat, images meant for testing would end up in the pool that is pretrained on.
         raise UserError(
-            f"{root} holds folders named {', '.join(deeper)}, but is not laid out as SPLIT/CLASS/image: {obstacle}. "
+            f"{root} holds folders named {', '.join(deeper)} below others, where they are not taken for splits. "
             "Name the folder right above the splits, or use kind=flat to take every image as unlabelled."
         )
     if kind == "auto" and obstacle and any(len(parts) > 1 for parts in scan.parts):

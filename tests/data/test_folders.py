@@ -166,6 +166,16 @@ def test_flowers(shared_data: Path) -> None:
     assert source.class_names == ("daisy", "dandelion", "roses", "sunflowers", "tulips")
     assert source.splits is not None
     assert (len(source), int((source.splits == "test").sum())) == (1250, 250)
-    above = open_source(str(shared_data / "flowers5"))
+    above = open_source(str(shared_data / "flowers5"), kind="flat")
     assert above.kind == "flat"
     assert any("1 .csv" in note for note in above.notes)
+
+
+def test_splits_below_another_folder_are_refused_not_read_as_one_pool(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a/1.png", "images/train/b/2.png", "images/test/a/3.png")
+    with pytest.raises(UserError, match=r"folders named test, train below others.*right above the splits"):
+        open_source(str(tmp_path))
+    assert len(open_source(str(tmp_path), kind="flat")) == 3
+    splits = open_source(str(tmp_path / "images")).splits
+    assert splits is not None
+    assert sorted(splits.tolist()) == ["test", "train", "train"]
