@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ssl_ft import dist
 from ssl_ft.artifact import InputContract
+from ssl_ft.build.data import ImageKind, build_contract, build_store, input_size, look_at, open_data, pool_of
 from ssl_ft.build.parts import (
     build_objective,
     build_views,
@@ -20,7 +21,6 @@ from ssl_ft.build.parts import (
     pretrain_plan,
     running_average,
 )
-from ssl_ft.build.data import ImageKind, build_contract, build_store, input_size, look_at, open_data, pool_of
 from ssl_ft.config import PretrainSettings
 from ssl_ft.data.source import Source
 from ssl_ft.data.store import ImageStore

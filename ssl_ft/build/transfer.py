@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ssl_ft.artifact import InputContract, load_model
-from ssl_ft.build.parts import optimizer_for, view_recipe
 from ssl_ft.build.data import ImageKind, build_store
+from ssl_ft.build.parts import optimizer_for, view_recipe
 from ssl_ft.config import DataSettings, FinetuneSettings
 from ssl_ft.data.batches import ViewMaker
 from ssl_ft.data.source import Source
