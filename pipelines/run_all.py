@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,8 +64,7 @@ def _check_own(top: Path, own: set[str]) -> None:
 def _joined(settings: RunSettings, top: Path, folders: list[str]) -> Result:
     """One result over all stages: their metrics in order, labels and scorings added up, no stage hidden."""
     parts = [
-        Result.model_validate(json.loads((Path(folder) / "result.json").read_text(encoding="utf-8")))
-        for folder in folders
+        Result.model_validate_json((Path(folder) / "result.json").read_text(encoding="utf-8")) for folder in folders
     ]
     used = {role: max(getattr(part.labels_used, role) for part in parts) for role in LabelsUsed.model_fields}
     return Result(

@@ -1,4 +1,4 @@
-"""The only bridge from settings to objects. Tables in plain sight; below this file nothing knows a setting.
+"""From settings to encoders, views, objectives, optimizers and plans, with the tables of names in plain sight.
 
 Data are opened in `build/data.py`, which stages call first.
 """

@@ -1,6 +1,6 @@
 """Assembles a whole pretraining from settings, and the plan of it for `--dry-run`. Parts come from `build/`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +114,7 @@ def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pr
     if steps is None:
         steps = _remembered(run.path / "steps.txt", settings, work)
         plan = pretrain_plan(settings, num_steps=steps, num_images=len(store))
-        work = Pretraining(**{**vars(work), "plan": plan})
+        work = replace(work, plan=plan)
     return work, spec, contract
 
 
@@ -155,8 +155,8 @@ def build_watcher(settings: PretrainSettings, store: ImageStore, contract: Input
     )
 
 
-def training_memory_mb(work_parameters: int, *, batch_size: int, channels: int, size: int, store_mb: float) -> float:
+def training_memory_mb(num_parameters: int, *, batch_size: int, channels: int, size: int, store_mb: float) -> float:
     """A rough upper estimate of a rank's memory in MiB: libraries, pool, weights with optimizer, activations."""
     # Four float32 copies of the weights; activations of small convnets measured near 60 times the input of both views.
     activations = 2 * batch_size * channels * size * size * 4 * 60 / 2**20
-    return 450 + store_mb + 16 * work_parameters / 2**20 + activations
+    return 450 + store_mb + 16 * num_parameters / 2**20 + activations

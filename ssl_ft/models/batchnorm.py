@@ -84,8 +84,3 @@ def use_global_batch_norm(module: nn.Module) -> nn.Module:
     new.num_batches_tracked = module.num_batches_tracked
     new.train(module.training)
     return new
-
-
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether any part of the module mixes the images of a batch."""
-    return any(isinstance(part, _BatchNorm) for part in module.modules())
