@@ -17,7 +17,9 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "probe": config.ProbeSettings,
         "finetune": config.FinetuneSettings,
         "predict": config.PredictSettings,
+        "bench": config.BenchSettings,
         "report": config.ReportSettings,
+        "doctor": config.DoctorSettings,
     }
     return classes[stage]
 
@@ -52,6 +54,14 @@ def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
         from pipelines import index
 
         return index.main(settings)
+    if stage == "doctor":
+        from pipelines import doctor
+
+        return doctor.main(settings)
+    if stage == "bench":
+        from pipelines import bench
+
+        return bench.main(settings)
     from pipelines import predict
 
     return predict.main(settings)

@@ -3,13 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 from ssl_ft import handover
 from ssl_ft.build.data import open_data
+from ssl_ft.build.packing import check_pack, index_shards, pack_source
 from ssl_ft.config import IndexSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates, near_duplicates
 from ssl_ft.data.images import DamagedImage, decode
+from ssl_ft.data.listing import census
 from ssl_ft.data.source import Source
 from ssl_ft.progress import ProgressLine
 from ssl_ft.result import LabelsUsed, Metric
@@ -17,7 +17,8 @@ from ssl_ft.runlog import RunFolder, default_folder
 
 
 def main(settings: IndexSettings) -> int:
-    """Print and write counts, sizes, channels, damaged files and duplicates."""
+    """Print and write counts, sizes, channels, damaged files and duplicates; index shards; pack into shards."""
+    index_shards(settings)
     source = open_data(settings.data)
     plain = settings.model_dump(mode="json")
     out = Path(settings.out) if settings.out else default_folder("index", Path(settings.data.path).name, plain)
@@ -25,18 +26,23 @@ def main(settings: IndexSettings) -> int:
     if run.is_finished:
         return handover.already_done(run)
     with run:
+        check_pack(settings)
         return _index(settings, source, run)
 
 
 def _index(settings: IndexSettings, source: Source, run: RunFolder) -> int:
     handover.record_data(run, source, source, role="index")
-    run.note(f"{source.location}: {len(source)} images, {source.kind}")
-    shapes, damaged = _shapes(source, settings)
-    _describe(run, source, shapes, damaged)
-    metrics = [("images", len(source)), ("damaged", len(damaged))]
-    if settings.duplicates:
-        metrics += _duplicates(run, source, settings)
-    run.list_damaged([(*row, "") for row in damaged])
+    for sentence in (f"{source.location}: {len(source)} images, {source.kind}", *census(source)):
+        run.note(sentence)
+    metrics, damaged = [("images", len(source))], dict[str, str]()
+    if settings.look:
+        shapes, damaged = _shapes(source, settings)
+        _describe(run, shapes, damaged)
+        metrics += [("damaged", len(damaged)), *(_duplicates(run, source, settings) if settings.duplicates else [])]
+    if settings.pack is not None:
+        left_out = pack_source(settings, source, run)
+        metrics, damaged = [*metrics, ("packed", len(source) - len(left_out))], damaged | left_out
+    run.list_damaged([(*row, "") for row in damaged.items()])
     run.write_manifest()
     named = [Metric(name=n, value=v, n=len(source), split="all", model="data") for n, v in metrics]
     run.finish(metrics=named, labels_used=LabelsUsed(), test_scored=0)
@@ -44,10 +50,10 @@ def _index(settings: IndexSettings, source: Source, run: RunFolder) -> int:
     return 0
 
 
-def _shapes(source: Source, settings: IndexSettings) -> tuple[Counter[tuple[int, int, int]], list[tuple[str, str]]]:
+def _shapes(source: Source, settings: IndexSettings) -> tuple[Counter[tuple[int, int, int]], dict[str, str]]:
     """(channels, height, width) of every image, decoded in full: only that finds damage behind the header."""
     shapes: Counter[tuple[int, int, int]] = Counter()
-    damaged = []
+    damaged = {}
     with ProgressLine("decoding", total=len(source)) as progress:
         for index in range(len(source)):
             try:
@@ -56,14 +62,12 @@ def _shapes(source: Source, settings: IndexSettings) -> tuple[Counter[tuple[int,
                 )
                 shapes[image.shape] += 1
             except (DamagedImage, OSError) as error:
-                damaged.append((source.names[index], str(error)))
+                damaged[source.names[index]] = str(error)
             progress.update(index + 1)
     return shapes, damaged
 
 
-def _describe(
-    run: RunFolder, source: Source, shapes: Counter[tuple[int, int, int]], damaged: list[tuple[str, str]]
-) -> None:
+def _describe(run: RunFolder, shapes: Counter[tuple[int, int, int]], damaged: dict[str, str]) -> None:
     channels = sorted(Counter(count for count, _, _ in shapes.elements()).items())
     if shapes:
         sides = sorted(min(height, width) for _, height, width in shapes.elements())
@@ -71,12 +75,8 @@ def _describe(
             f"short side {sides[0]} to {sides[-1]} px, median {sides[len(sides) // 2]}; {len(shapes)} distinct shapes"
         )
         run.note("channels: " + ", ".join(f"{number} images with {count}" for count, number in channels))
-    if source.labels is not None:
-        counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.class_names))
-        run.note("labels: " + ", ".join(f"{n} {c}" for n, c in zip(source.class_names, counts.tolist(), strict=True)))
-    if source.splits is not None:
-        run.note("splits: " + ", ".join(f"{name} {n}" for name, n in sorted(Counter(source.splits.tolist()).items())))
-    run.note(f"{len(damaged)} damaged images" + "".join(f"\n  {name}: {reason}" for name, reason in damaged[:10]))
+    first = "".join(f"\n  {name}: {reason}" for name, reason in list(damaged.items())[:10])
+    run.note(f"{len(damaged)} damaged images{first}")
 
 
 def _duplicates(run: RunFolder, source: Source, settings: IndexSettings) -> list[tuple[str, int]]:

@@ -1,13 +1,15 @@
 """`--dry-run`: the resolved settings and what the stage would do. Writes nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ssl_ft.build.cluster import batch_script
 from ssl_ft.build.parts import duration_in_steps, encoder_spec, view_recipe
 from ssl_ft.build.pretraining import open_pool, training_memory_mb
 from ssl_ft.config import FinetuneSettings, PretrainSettings, ProbeSettings, RunSettings
-from ssl_ft.handover import open_labelled
+from ssl_ft.handover import open_labelled, pretrain_path
 from ssl_ft.models.encoders import build_encoder
 from ssl_ft.models.fit import check_input
 
@@ -18,6 +20,9 @@ def main(stage: str, settings: Any) -> int:
     print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     for line in lines:
         print(f"# {line}")
+    if isinstance(settings, PretrainSettings) and settings.slurm is not None:
+        run = Path.cwd() / pretrain_path(settings)
+        print(f"\n{batch_script(settings.slurm, run=run, folder=Path.cwd())}")
     print(f"# {stage}: nothing was written")
     return 0
 
@@ -46,7 +51,7 @@ def _pretrain_lines(settings: PretrainSettings) -> list[str]:
     encoder = build_encoder(spec, seed=0)
     check_input(encoder, spec)
     parameters = sum(p.numel() for p in encoder.parameters())
-    share = settings.batch_size // settings.devices
+    share = settings.batch_size // settings.num_ranks
     store_mb = len(data.pool) * data.channels * data.kind.short_side**2 / 2**20
     kept_mb = store_mb if store_mb <= settings.data.cache_mb else 0
     memory = training_memory_mb(parameters, batch_size=share, channels=data.channels, size=data.size, store_mb=kept_mb)
@@ -59,6 +64,6 @@ def _pretrain_lines(settings: PretrainSettings) -> list[str]:
         f"{data.channels} channels, input {data.size} x {data.size}",
         f"encoder: {settings.encoder.name}, {parameters:,} parameters",
         f"views: {view_recipe(settings.views, size=data.size, channels=data.channels)}",
-        f"{spelled} of {settings.batch_size} images, {share} on each of {settings.devices} ranks",
+        f"{spelled} of {settings.batch_size} images, {share} on each of {settings.num_ranks} ranks",
         f"memory: about {memory:.0f} MB a rank",
     ]

@@ -1,9 +1,8 @@
 """Stage pretrain: unlabelled images in, a pretrained encoder out."""
 
-from pathlib import Path
-
 import torch
 
+from pipelines import submit
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
 from ssl_ft.build.parts import choose_device
@@ -11,15 +10,17 @@ from ssl_ft.build.pretraining import Pool, assemble, open_pool
 from ssl_ft.config import PretrainSettings
 from ssl_ft.interrupt import StopWish
 from ssl_ft.launch import run_ranks
-from ssl_ft.pretraining import resume, train
+from ssl_ft.pretraining import finished, train
 from ssl_ft.report.pretrain_pictures import write_pretrain_pictures
 from ssl_ft.result import LabelsUsed, Metric
-from ssl_ft.runlog import RunFolder, default_folder, say
+from ssl_ft.runlog import RunFolder, say
 from ssl_ft.trackers import open_trackers
 
 
 def main(settings: PretrainSettings) -> int:
-    """Pretrain as the settings say, on as many ranks; gives the exit code."""
+    """Pretrain as the settings say, on as many ranks, or send it off as a job; gives the exit code."""
+    if settings.slurm is not None:
+        return submit.main(settings)
     if settings.devices > 1 and dist.world_size() == 1 and not dist.is_launched():
         return run_ranks(run, settings, num_ranks=settings.devices)
     return run(settings)
@@ -31,12 +32,7 @@ def run(settings: PretrainSettings) -> int:
     dist.use_threads(settings.threads)
     plain = settings.model_dump(mode="json")
     data = open_pool(settings)
-    name = f"{Path(settings.data.path).name}-{settings.objective}"
-    folder = RunFolder(
-        Path(settings.out) if settings.out else default_folder("pretrain", name, plain),
-        stage="pretrain",
-        settings=plain,
-    )
+    folder = RunFolder(handover.pretrain_path(settings), stage="pretrain", settings=plain)
     if folder.is_finished:
         return handover.already_done(folder)
     with folder:
@@ -51,11 +47,13 @@ def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
     folder.write_manifest(device=str(work.device))
     with StopWish() as wish:
         done = train(work, folder, should_stop=lambda: bool(wish), track=open_trackers(settings.trackers, folder.path))
-        if wish and done < work.plan.num_steps:
+        # Not `if wish`: one rank may have heard the signal, but all have stopped.
+        if done < work.plan.num_steps:
             say(f"stopped at step {done} of {work.plan.num_steps}; the same command goes on from there")
+            dist.barrier()  # the first to leave may take the others along: rank 0 must have written the checkpoint
             dist.stop()
             return wish.exit_code
-    resume(work, folder.path / "checkpoints" / "last.safetensors")
+    work = finished(work, folder.path / "checkpoints")
     encoder = work.encoder().to("cpu")
     if dist.is_main():
         about = handover.provenance(settings.objective, settings.encoder.pretrained, folder, steps=done)

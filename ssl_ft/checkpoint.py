@@ -1,7 +1,7 @@
 """Checkpoints for resuming: one safetensors file with every tensor, its plain values as JSON in the header.
 
-Written to a temporary name and renamed, so a file is whole or absent. Never a pickle. What a person uses afterwards
-is the artifact (`artifact.py`), not this.
+Written to a temporary name and renamed, so a file is whole or absent. Never a pickle. Those of weights that are shared
+out over ranks are in `sharded_checkpoint.py`. What a person uses afterwards is the artifact (`artifact.py`).
 """
 
 import json
@@ -29,6 +29,14 @@ def save_checkpoint(path: Path, *, modules: dict[str, nn.Module], optimizer: Opt
         optimizer: its state.
         values: plain JSON values such as the step.
     """
+    tensors, numbers = contents(modules, optimizer)
+    tensors = {key: on_cpu(value) for key, value in tensors.items()}
+    header = header_of(values, numbers)
+    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
+
+
+def contents(modules: dict[str, nn.Module], optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of modules and optimizer by their names in a checkpoint, and plain numbers of the optimizer's state."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
@@ -37,9 +45,17 @@ def save_checkpoint(path: Path, *, modules: dict[str, nn.Module], optimizer: Opt
     for index, entries in state.items():
         for key, value in entries.items():
             (tensors if isinstance(value, Tensor) else numbers)[f"optimizer/{index}/{key}"] = value
-    tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-    header = {"format": _FORMAT, "values": json.dumps(values), "optimizer": json.dumps(numbers)}
-    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
+    return tensors, numbers
+
+
+def header_of(values: dict[str, Any], numbers: dict[str, Any]) -> dict[str, str]:
+    """The header of a checkpoint file."""
+    return {"format": _FORMAT, "values": json.dumps(values), "optimizer": json.dumps(numbers)}
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """An independent copy in plain layout, as safetensors wants it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def load_checkpoint(path: Path, *, modules: dict[str, nn.Module], optimizer: Optimizer) -> dict[str, Any]:
@@ -55,15 +71,18 @@ def load_checkpoint(path: Path, *, modules: dict[str, nn.Module], optimizer: Opt
             module.load_state_dict(own)
         except RuntimeError as error:
             raise UserError(f"checkpoint {path} does not fit this {name}: {str(error)[:300]}") from error
-    state: dict[int, dict[str, Any]] = {}
-    numbers = json.loads(header["optimizer"])
-    for key, value in [*tensors.items(), *numbers.items()]:
-        if key.startswith("optimizer/"):
-            _, index, entry = key.split("/")
-            state.setdefault(int(index), {})[entry] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    fill_optimizer(optimizer, {key: t for key, t in tensors.items() if key.startswith("optimizer/")}, header)
     values: dict[str, Any] = json.loads(header["values"])
     return values
+
+
+def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Give the optimizer the state that the tensors `optimizer/<index>/<entry>` and a header hold."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *json.loads(header["optimizer"]).items()]:
+        _, index, entry = key.split("/")
+        state.setdefault(int(index), {})[entry] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -83,9 +102,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError) as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}); remove it to start again") from error
+    check_format(path, header)
+    return tensors, header
+
+
+def check_format(path: Path, header: dict[str, str]) -> None:
+    """Refuse a file of another version."""
     if header.get("format") != _FORMAT:
         raise UserError(f"checkpoint {path} has format {header.get('format')!r}, this version reads {_FORMAT!r}")
-    return tensors, header
 
 
 def write_atomically(path: Path, write: Any) -> None:

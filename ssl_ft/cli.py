@@ -20,15 +20,25 @@ STAGES = {
     "finetune": "train a classifier from an encoder and a few labels",
     "predict": "label a folder of images with a classifier",
     "report": "one offline page from run folders",
+    "doctor": "prove on this machine what is promised: ranks, resume, precision, decoders, disk",
+    "bench": "speed and memory on this machine, beside what you would otherwise use",
     "schema": "print the JSON schema of result.json",
 }
-# `predict FOLDER`, `report RUN RUN` and `index FOLDER` read better with their object in the place of a recipe.
-_OBJECTS = {"predict": ("FOLDER", "images"), "report": ("RUN ...", "runs"), "index": ("SOURCE", "data.path")}
+# `predict FOLDER`, `report RUN RUN` and the like read better with their object in the place of a recipe.
+_OBJECTS = {
+    "predict": ("FOLDER", "images"),
+    "report": ("RUN ...", "runs"),
+    "index": ("SOURCE", "data.path"),
+    "doctor": ("CHECK ...", "checks"),
+    "bench": ("ROW ...", "rows"),
+}
+# Options that stand for a setting of a stage: one that takes a value for its key, a switch for the whole setting.
+_SETTING_OPTIONS = {"bench": {"--json": "out", "--gpu": "gpu=true"}}
 _OPTIONS = ("-h", "--help", "--dry-run")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit code: 0 done, 2 a mistake of the user's, 130 or 143 interrupted."""
+    """Run the command and give its exit code: 0 done, 1 a fault found by doctor, 2 a mistake, 130, 138, 143 stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(words)
@@ -59,7 +69,7 @@ def _dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"ssl-ft {__version__}")
         return 0
-    stage, rest = words[0], words[1:]
+    stage, rest = words[0], _spelled_out(words[0], words[1:])
     _check_words(stage, rest)
     plain = [word for word in rest if not word.startswith("-") and "=" not in word]
     if any(word in ("-h", "--help") for word in rest):
@@ -76,6 +86,28 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(f"one recipe at most, got {' and '.join(plain)}; settings are given as key=value")
     recipe = plain[0] if plain else "digits" if stage == "demo" else None
     return _run_stage(stage, recipe, overrides, is_dry=is_dry)
+
+
+def _spelled_out(stage: str, rest: list[str]) -> list[str]:
+    """The words with the stage's own options as the settings they stand for: `--json FILE` as `out=FILE`."""
+    own, left, spelled = _SETTING_OPTIONS.get(stage, {}), list(rest), []
+    while left:
+        word = left.pop(0)
+        option, equals, value = word.partition("=")
+        meaning = own.get(option)
+        if meaning is None:
+            spelled.append(word)
+        elif "=" in meaning:
+            if equals:
+                raise UserError(f"{option} takes no value; write {option} alone")
+            spelled.append(meaning)
+        else:
+            if not equals and left and not left[0].startswith("-"):
+                value = left.pop(0)
+            if not value:
+                raise UserError(f"{option} needs a value; write {option} FILE")
+            spelled.append(f"{meaning}={value}")
+    return spelled
 
 
 def _check_words(stage: str, rest: list[str]) -> None:
@@ -99,11 +131,11 @@ def _check_words(stage: str, rest: list[str]) -> None:
 
 def _object_overrides(stage: str, plain: list[str]) -> list[str]:
     """Words without `=` as the setting they stand for."""
-    if stage == "report" and plain:
+    name, key = _OBJECTS[stage]
+    if name.endswith("...") and plain:
         import json
 
-        return [f"runs={json.dumps(plain, ensure_ascii=False)}"]
-    name, key = _OBJECTS[stage]
+        return [f"{key}={json.dumps(plain, ensure_ascii=False)}"]
     if len(plain) > 1:
         raise UserError(f"one {name} at most, got {' and '.join(plain)}; settings are given as key=value")
     return [f"{key}={word}" for word in plain]
@@ -149,6 +181,8 @@ def _stage_help(stage: str) -> str:
     rows = list(describe(stage_settings(stage)))
     width = max(len(name) for name, _, _ in rows)
     word = f"[{_OBJECTS[stage][0]}]" if stage in _OBJECTS else "[RECIPE]"
+    own = _SETTING_OPTIONS.get(stage, {})
+    options = "".join(f" [{name}{'' if '=' in meaning else ' FILE'}]" for name, meaning in own.items())
     recipes = "" if stage in _OBJECTS else f"\n\nrecipes that come along: {', '.join(recipe_names())}"
     settings = "\n".join(f"  {name:<{width}}  {text} [{default}]" for name, default, text in rows)
-    return f"ssl-ft {stage} {word} [key=value ...] [--dry-run]\n\n{STAGES[stage]}{recipes}\n\n{settings}"
+    return f"ssl-ft {stage} {word} [key=value ...]{options} [--dry-run]\n\n{STAGES[stage]}{recipes}\n\n{settings}"

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from ssl_ft.combinations import misfits
 from ssl_ft.schedules import parse_duration
+from ssl_ft.slurm_settings import SlurmSettings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -34,11 +36,13 @@ def _several(value: Any) -> Any:
 
 class DataSettings(_Settings):
     path: str = Field(
-        "digits", description="folder, CSV/Parquet manifest, Parquet images, .npy/.npz, digits, torchvision:NAME"
+        "digits",
+        description="folder, CSV/Parquet manifest, Parquet images, shards or their URL, .npy/.npz, digits, "
+        "torchvision:NAME",
     )
-    kind: Literal["auto", "class_folders", "flat", "manifest", "parquet", "array", "torchvision", "digits"] = Field(
-        "auto", description="what path is; auto looks at what is there"
-    )
+    kind: Literal[
+        "auto", "class_folders", "flat", "manifest", "parquet", "array", "shards", "torchvision", "digits"
+    ] = Field("auto", description="what path is; auto looks at what is there")
     test_path: str | None = Field(None, description="a second source of the same kind whose images are the test split")
     train_split: str = Field("train", description="name of the split that is pretrained on and gives training labels")
     val_split: str | None = Field(
@@ -65,6 +69,9 @@ class DataSettings(_Settings):
     cache_mb: Count = Field(1200, description="decoded sets larger than this are decoded each time")
     draft: bool = Field(False, description="let JPEG decode at reduced size where it is at least twice what is needed")
     workers: Count = Field(2, description="decoding threads")
+    window_images: Count = Field(
+        8192, description="shards: about how many images are mixed at a time; a window of Parquet stays in memory"
+    )
 
 
 class EncoderSettings(_Settings):
@@ -83,6 +90,9 @@ class ViewSettings(_Settings):
     recipe: Literal["photos", "small_photos", "grey", "aerial", "gentle"] | None = Field(
         None, description="named set of ranges; none: small_photos or photos by size, grey for one channel"
     )
+    size: Count | None = Field(
+        None, description="side of the views in pixels; none: that of the input. Smaller is cheaper; convnets only"
+    )
     scale: Span | None = Field(None, description="smallest and largest share of the area a crop covers")
     ratio: Span | None = Field(None, description="smallest and largest width/height of a crop")
     horizontal_flip: Probability | None = Field(None, description="probability of a left-right flip")
@@ -96,11 +106,6 @@ class ViewSettings(_Settings):
     grey: Probability | None = Field(None, description="probability of dropping colour")
     blur: Probability | None = Field(None, description="probability of a blur")
     blur_sigma: Span | None = Field(None, description="smallest and largest sigma in pixels")
-    early_size: Count | None = Field(
-        None,
-        description="side of the views in the first part of training; smaller is cheaper. Contrast on convnets only",
-    )
-    early_share: Probability = Field(0.5, description="share of the steps with views of early_size")
 
     @field_validator("scale", "ratio", "blur_sigma")
     @classmethod
@@ -125,7 +130,7 @@ class ContrastSettings(_Settings):
 
 class MaskedSettings(_Settings):
     patch: Count | None = Field(
-        None, description="side of a hidden patch in pixels; none: a ViT's own, else an eighth of size"
+        None, description="side of a hidden patch in pixels; none: a ViT's own, else about an eighth of size"
     )
     hidden_share: Share = Field(0.75, description="share of patches hidden")
     normalise_target: bool = Field(True, description="normalise each target patch by itself")
@@ -142,7 +147,7 @@ class JointSettings(_Settings):
 
 
 class OptimSettings(_Settings):
-    name: Literal["adamw", "sgd", "lars"] = Field("adamw", description="optimizer")
+    name: Literal["adamw", "sgd", "lars", "muon"] = Field("adamw", description="optimizer")
     rate: Positive = Field(1e-3, description="peak learning rate before the rule")
     rule: Literal["linear", "sqrt", "none"] = Field(
         "none", description="rate times batch/256, times root of batch, or as it is"
@@ -150,12 +155,16 @@ class OptimSettings(_Settings):
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.05, description="on matrices and filters, never on norms and biases"
     )
-    momentum: Probability = Field(0.9, description="of SGD and LARS")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="of AdamW")
+    momentum: Probability = Field(0.9, description="of SGD, LARS and Muon")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="of AdamW, and of what Muon leaves to it")
     warmup: Probability = Field(0.1, description="share of the steps with rising learning rate")
     final_share: Probability = Field(0.0, description="share of the peak rate left at the end")
     clip_norm: Positive | None = Field(None, description="largest norm of the gradient")
-    accumulate: Count = Field(1, description="parts a batch is cut into; masked only")
+    accumulate: Count = Field(
+        1,
+        description="parts a batch is cut into to save memory; simclr and dcl cache features, for encoders without "
+        "batch norm",
+    )
     ema: Share | None = Field(None, description="decay of a running average of the encoder, which is then the one kept")
 
 
@@ -182,6 +191,15 @@ class PretrainSettings(_Run):
     batch_size: Count = Field(256, description="images a step over all ranks")
     precision: Literal["float32", "bf16", "float64"] = Field("float32", description="bf16: mixed, losses in float32")
     channels_last: bool = Field(True, description="memory layout convolutions prefer")
+    compile: Literal["none", "default", "cudagraphs"] = Field(
+        "none", description="compile the networks where that works; cudagraphs: and replay them as a whole on a GPU"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="compute activations of the encoder's blocks twice: less memory, more time, same numbers"
+    )
+    sharding: Literal["none", "fsdp"] = Field(
+        "none", description="fsdp: weights and optimizer shared out over ranks, for encoders that outgrow a GPU"
+    )
     eval_every: str = Field(
         "5 epochs", description="how often kNN, probe and collapse are measured, on training images"
     )
@@ -189,9 +207,15 @@ class PretrainSettings(_Run):
     save_every: str = Field("200 steps", description="how often a checkpoint is written")
     log_every: Count = Field(10, description="steps between rows of metrics.jsonl")
     devices: Count = Field(1, description="processes on this machine; under torchrun leave it at 1")
+    slurm: SlurmSettings | None = Field(None, description="the Slurm job to run as; none: run here and now")
     trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_several)] = Field(
         (), description="where rows go besides: tensorboard, wandb, mlflow"
     )
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks these settings ask for; under `torchrun` there may be others."""
+        return self.devices if self.slurm is None else self.slurm.nodes * self.slurm.ranks_per_node
 
     @field_validator("duration", "eval_every", "save_every")
     @classmethod
@@ -201,16 +225,27 @@ class PretrainSettings(_Run):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        problems = []
-        if self.optim.accumulate > 1 and self.objective != "masked":
+        problems = misfits(
+            self.objective,
+            self.optim.name,
+            sharding=self.sharding,
+            compile=self.compile,
+            has_ema=self.optim.ema is not None,
+            num_parts=self.optim.accumulate,
+            is_recomputed=self.activation_checkpointing,
+        )
+        if self.optim.accumulate > 1 and self.objective == "joint":
             problems.append(
-                f"optim.accumulate={self.optim.accumulate} with objective={self.objective}: each part would see only "
-                "its own negatives, another loss than the full batch's; use 1, or more devices"
+                f"optim.accumulate={self.optim.accumulate} with objective=joint: the contrast would see only a part's "
+                "negatives, another loss than the full batch's; use 1, or more devices, or simclr, dcl or masked"
             )
-        if self.batch_size % (self.devices * self.optim.accumulate):
+        if self.slurm is not None and self.devices > 1:
+            problems.append(f"devices={self.devices} with slurm: the job has slurm.nodes x slurm.gpus ranks")
+        if self.batch_size % (self.num_ranks * self.optim.accumulate):
+            ranks = "devices" if self.slurm is None else "ranks"
             problems.append(
-                f"batch_size={self.batch_size} must be a multiple of devices x accumulate = "
-                f"{self.devices * self.optim.accumulate}"
+                f"batch_size={self.batch_size} must be a multiple of {ranks} x accumulate = "
+                f"{self.num_ranks * self.optim.accumulate}"
             )
         if self.objective != "masked" and self.batch_size < 2:
             problems.append(
@@ -283,6 +318,15 @@ class RunSettings(_Settings):
     title: str = Field("ssl_ft", description="title of the report")
     out: str = Field("runs/demo", description="folder of all run folders, report.html and result.json")
 
+    @model_validator(mode="after")
+    def _waits_for_pretraining(self) -> Self:
+        if self.pretrain.slurm is not None:
+            raise ValueError(
+                "pretrain.slurm: the stages after it would not wait for the job; send it off with `ssl-ft pretrain`, "
+                "then give its run to probe and finetune"
+            )
+        return self
+
 
 class ReportSettings(_Settings):
     runs: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(
@@ -294,8 +338,25 @@ class ReportSettings(_Settings):
 
 class IndexSettings(_Settings):
     data: Annotated[DataSettings, _short("path")] = Field(DataSettings(), description="the source to look at")
-    duplicates: bool = Field(True, description="look for the same picture twice and for near copies")
+    look: bool = Field(True, description="decode every image: sizes, channels, damage; false counts only")
+    duplicates: bool = Field(True, description="look for the same picture twice and for near copies; needs look")
+    pack: str | None = Field(None, description="new folder to write the images into, as shards with an index")
+    pack_format: Literal["tar", "parquet"] = Field("tar", description="what shards are: tar (webdataset) or Parquet")
+    shard_mb: Count = Field(256, description="about how large a shard is")
     out: str | None = Field(None, description="run folder; none: runs/index-<data>-<digits of the settings>")
+
+
+class BenchSettings(_Settings):
+    rows: Annotated[
+        tuple[Literal["contrast", "training", "views", "masked", "probe", "order", "gpu"], ...],
+        BeforeValidator(_several),
+    ] = Field((), description="contrast, training, views, masked, probe, order, gpu; none named: all but gpu")
+    gpu: bool = Field(False, description="measure the GPU: the row gpu alone where no other is named")
+    repeats: Count = Field(5, description="timed rounds of each comparison")
+    threads: Count | None = Field(None, description="CPU threads of both sides; none: all cores")
+    data: str | None = Field(None, description="small images for the row training; none: noise")
+    photos: str | None = Field(None, description="folder of JPEG photos for the row views; none: noise")
+    out: str | None = Field(None, description="JSON file of the rows")
 
 
 class PredictSettings(_Settings):
@@ -305,3 +366,21 @@ class PredictSettings(_Settings):
     max_damaged_share: Probability = Field(0.01, description="share of unreadable images past which nothing is written")
     batch_size: Count = Field(256, description="images a forward pass")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+
+
+Check = Literal[
+    "versions", "device", "cpu", "memory", "limits", "disk", "decoders", "data", "views", "precision", "resume",
+    "ranks", "network",
+]  # fmt: skip
+
+
+class DoctorSettings(_Settings):
+    checks: Annotated[tuple[Check, ...], BeforeValidator(_several)] = Field(
+        (), description="what to check; none: everything"
+    )
+    ranks: Count = Field(2, description="processes to compare with one and measure between; torchrun brings its own")
+    memory_mb: Count = Field(2000, description="MiB of memory a rank is to have; pretrain --dry-run estimates it")
+    folder: str = Field("runs", description="where runs will be written")
+    data: Annotated[DataSettings, _short("path")] | None = Field(None, description="a source to read a few images from")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    out: str | None = Field(None, description="a JSON file for the findings")

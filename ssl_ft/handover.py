@@ -12,7 +12,7 @@ from ssl_ft.artifact import find_model
 from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.judging import parent_data
 from ssl_ft.checkpoint import write_atomically
-from ssl_ft.config import DataSettings, FinetuneSettings, ProbeSettings
+from ssl_ft.config import DataSettings, FinetuneSettings, PretrainSettings, ProbeSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates
 from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles
@@ -51,6 +51,12 @@ def open_run(settings: ProbeSettings | FinetuneSettings, labelled: Labelled, *, 
     plain = settings.model_dump(mode="json") | {"data": labelled.data.model_dump(mode="json")}
     default = default_folder(name, Path(labelled.data.path).name, plain)
     return RunFolder(Path(settings.out) if settings.out else default, stage=stage, settings=plain)
+
+
+def pretrain_path(settings: PretrainSettings) -> Path:
+    """The run folder of a pretraining: the one named, or one told by data, objective and settings."""
+    name = f"{Path(settings.data.path).name}-{settings.objective}"
+    return Path(settings.out) if settings.out else default_folder("pretrain", name, settings.model_dump(mode="json"))
 
 
 def as_metrics(estimates: Sequence[Estimate], *, budget: int | float | str, model: str) -> list[Metric]:

@@ -1,21 +1,31 @@
-"""Ctrl-C and SIGTERM as a wish to stop that the loop can ask about, instead of an exception in mid-step."""
+"""Ctrl-C, SIGTERM and SIGUSR1 as a wish to stop that the loop can ask about, instead of an exception in mid-step.
+
+SIGTERM is how `torchrun`, Kubernetes and Slurm warn of an end, SIGUSR1 what our Slurm jobs are sent before their time
+is up (`build/cluster.py`). Who starts ranks and passes signals on is `launch.py`.
+"""
 
 import signal
+import time
 from types import FrameType
 from typing import Any
 
 from ssl_ft.runlog import say
 
+WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# A terminal's Ctrl-C reaches a rank twice: from the terminal, and passed on by whoever started the ranks.
+_SAME_PRESS_S = 1.0
+
 
 class StopWish:
-    """Remembers the first SIGINT or SIGTERM while open; a second one ends the process at once."""
+    """Remembers the first SIGINT, SIGTERM or SIGUSR1 while open; a second Ctrl-C ends the process at once."""
 
     def __init__(self) -> None:
         self.signal_number = 0
+        self._heard_at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopWish":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in WISHES:
             self._before[number] = signal.signal(number, self._hear)
         return self
 
@@ -24,15 +34,18 @@ class StopWish:
             signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number:
+        now = time.monotonic()
+        if not self.signal_number:
+            self.signal_number, self._heard_at = number, now
+            say("stopping after this step, with a checkpoint (Ctrl-C once more to stop at once)")
+        elif number == signal.SIGINT and now - self._heard_at > _SAME_PRESS_S:
+            # Only a person means "at once": schedulers repeat their signals while a checkpoint is being written.
             raise KeyboardInterrupt
-        self.signal_number = number
-        say("stopping after this step, with a checkpoint (once more to stop at once)")
 
     def __bool__(self) -> bool:
         return self.signal_number != 0
 
     @property
     def exit_code(self) -> int:
-        """The shell's code for a process ended by that signal."""
-        return 128 + self.signal_number if self.signal_number else 0
+        """The shell's code for a process ended by that signal; SIGTERM's where only another rank heard one."""
+        return 128 + (self.signal_number or signal.SIGTERM)

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from ssl_ft.errors import UserError
+from ssl_ft.interrupt import WISHES
 
 # A rank that ends in a mistake of the user's sends its sentence and leaves with this code.
 _MISTAKE = 2
@@ -27,7 +28,7 @@ _PATIENCE = 3.0
 def run_ranks(stage: Callable[[Any], int], settings: Any, *, num_ranks: int) -> int:
     """Run `stage(settings)` on each of `num_ranks` new processes and give the first exit code that is not 0.
 
-    The first rank to fail ends the others. SIGTERM and SIGINT are passed on, so that the ranks can save.
+    The first rank to fail ends the others. SIGTERM, SIGINT and SIGUSR1 are passed on, so that the ranks can save.
 
     Raises:
         UserError: a rank raised it; the sentence is that rank's.
@@ -87,7 +88,7 @@ def _wait(ranks: Sequence[BaseProcess]) -> list[int]:
                 continue
             waiting.remove(process)
             codes.append(process.exitcode)
-            if process.exitcode not in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+            if process.exitcode not in (0, *(128 + number for number in WISHES)):
                 for other in waiting:
                     other.join(timeout=1.0)
                     other.kill()
@@ -95,14 +96,14 @@ def _wait(ranks: Sequence[BaseProcess]) -> list[int]:
 
 
 class _PassOn:
-    """While open, SIGTERM and SIGINT go to the ranks instead of ending this process."""
+    """While open, SIGTERM, SIGINT and SIGUSR1 go to the ranks instead of ending this process."""
 
     def __init__(self, ranks: Sequence[BaseProcess]) -> None:
         self.ranks = ranks
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in WISHES:
             self.before[number] = signal.signal(number, self._pass)
 
     def __exit__(self, *unused: object) -> None:

@@ -1,25 +1,23 @@
 """The one training loop, a function: steps, and calls back to log, evaluate and save. Knows no stage and no file."""
 
-import inspect
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from ssl_ft import dist
+from ssl_ft.backward import backward, wrap
 from ssl_ft.errors import UserError
-from ssl_ft.objectives.joint import gradient_agreement
-from ssl_ft.objectives.parts import LossParts
 from ssl_ft.optim import set_rate
 from ssl_ft.schedules import warmup_cosine
 from ssl_ft.seeding import derive_seed
+from ssl_ft.sharded import clip_gradients
 
 # On several ranks the wish to stop is agreed on only every so often: a collective a step would cost more.
 _STOP_EVERY = 8
@@ -107,16 +105,25 @@ def run_steps(
     Raises:
         UserError: the loss is not finite any more; nothing of that is saved.
     """
-    trained = _wrap(objective, device)
-    window_start, window_steps = time.monotonic(), 0
+    trained = wrap(objective, device, accumulate=plan.accumulate)
+    window_start, window_steps, waits = time.monotonic(), 0, list[float]()
     finite = torch.ones((), dtype=torch.bool, device=device)
     step = start_step
-    for batch in batches:
+    for batch in _timed(batches, waits):
         set_rate(optimizer, rate_at(step, plan))
-        _seed_dropout(derive_seed(seed, "step", step, dist.rank()) >> 1, device)
+        reseed = partial(_seed_dropout, seed, step, device)
+        reseed(0)
         is_logged = (step + 1) % plan.log_every == 0 or step + 1 == plan.num_steps
-        loss, extra = _backward(trained, objective, batch.to(device), plan=plan, is_measured=is_logged)
-        norm = nn.utils.clip_grad_norm_(objective.parameters(), plan.clip_norm or float("inf"))
+        loss, extra = backward(
+            trained,
+            objective,
+            batch.to(device),
+            accumulate=plan.accumulate,
+            autocast=plan.autocast,
+            is_measured=is_logged,
+            reseed=reseed,
+        )
+        norm = clip_gradients(objective, plan.clip_norm)
         optimizer.step()
         if average is not None:
             average.update_parameters(objective.encoder)  # type: ignore[arg-type]
@@ -134,7 +141,10 @@ def run_steps(
                 "grad_norm": norm.item(),
             }
             row |= {name: dist.mean_over_ranks(value).item() for name, value in loss.parts.items()} | extra
-            row["seconds_per_step"] = (time.monotonic() - window_start) / window_steps
+            seconds = time.monotonic() - window_start
+            row["seconds_per_step"] = seconds / window_steps
+            stall = torch.tensor(sum(waits) / max(seconds, 1e-9), device=device)
+            row["stall_share"] = round(dist.mean_over_ranks(stall).item(), 4)
             calls.log(step, row)
         if is_evaluated:
             is_stopped |= dist.any_rank(calls.evaluate(step))
@@ -142,9 +152,19 @@ def run_steps(
             calls.save(step)
         if is_logged:
             window_start, window_steps = time.monotonic(), 0
+            waits.clear()
         if is_stopped:
             break
     return step
+
+
+def _timed(batches: Iterable[StepBatch], waits: list[float]) -> Iterator[StepBatch]:
+    """The batches, with the seconds that each was waited for appended to `waits`."""
+    asked = time.monotonic()
+    for batch in batches:
+        waits.append(time.monotonic() - asked)
+        yield batch
+        asked = time.monotonic()
 
 
 def rate_at(step: int, plan: LoopPlan) -> float:
@@ -153,48 +173,11 @@ def rate_at(step: int, plan: LoopPlan) -> float:
     return plan.rate * share
 
 
-def _seed_dropout(seed: int, device: torch.device) -> None:
-    torch.default_generator.manual_seed(seed)
+def _seed_dropout(seed: int, step: int, device: torch.device, part: int) -> None:
+    own = derive_seed(seed, "step", step, dist.rank(), *([part] if part else [])) >> 1
+    torch.default_generator.manual_seed(own)
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
-def _wrap(objective: nn.Module, device: torch.device) -> nn.Module:
-    if dist.world_size() == 1:
-        return objective
-    # Buffers are equal on all ranks already: batch norm is global. Broadcasting them would cost a collective a step.
-    # torch 2.15 gave the switch a new name and warns about the old one, which is the only one before.
-    names = inspect.signature(DistributedDataParallel.__init__).parameters
-    switch = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    options: dict[str, Any] = {switch: False}
-    devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(objective, device_ids=devices, **options)
-
-
-def _backward(
-    trained: nn.Module, objective: nn.Module, batch: Any, *, plan: LoopPlan, is_measured: bool
-) -> tuple[LossParts, dict[str, float]]:
-    """Gradients of the mean loss over the batch's parts; the loss returned is that mean."""
-    trained.zero_grad(set_to_none=True)
-    losses, extra = [], {}
-    parts = batch.split(plan.accumulate) if plan.accumulate > 1 else [batch]
-    for number, part in enumerate(parts, start=1):
-        is_last = number == len(parts)
-        waits = isinstance(trained, DistributedDataParallel) and not is_last
-        with trained.no_sync() if waits else nullcontext():  # type: ignore[operator]
-            with torch.autocast(_device_type(trained), plan.autocast, enabled=plan.autocast is not None):
-                loss: LossParts = trained(part)
-            if is_measured and is_last and len(loss.terms) > 1:
-                encoder: nn.Module = objective.encoder  # type: ignore[assignment]
-                extra = gradient_agreement(loss.terms, [p for p in encoder.parameters() if p.requires_grad])
-            (loss.total / len(parts)).backward()
-            losses.append(loss)
-    mean = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
-    return LossParts(torch.stack([loss.total.detach() for loss in losses]).mean(), mean), extra
-
-
-def _device_type(module: nn.Module) -> str:
-    return next(module.parameters()).device.type
+        torch.cuda.manual_seed(own)
 
 
 def _agree_to_stop(step: int, calls: LoopCalls) -> bool:

@@ -1,13 +1,16 @@
 """Optimizers and their parameter groups. What decays is decided here, how fast over time in `schedules.py`."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from timm.optim import Lars
 from torch import nn
 from torch.optim import Optimizer
 
-OPTIMIZERS = ("adamw", "sgd", "lars")
+from ssl_ft.muon import Muon
+
+OPTIMIZERS = ("adamw", "sgd", "lars", "muon")
 
 
 def parameter_groups(modules: Iterable[tuple[nn.Module, float]], *, weight_decay: float) -> list[dict[str, object]]:
@@ -15,15 +18,16 @@ def parameter_groups(modules: Iterable[tuple[nn.Module, float]], *, weight_decay
 
     Args:
         modules: pairs of a module and the factor on its learning rate, kept as `scale` in its groups.
-        weight_decay: for matrices and filters.
+        weight_decay: for matrices and filters, whose groups are marked `is_matrix`.
     """
     groups: list[dict[str, object]] = []
     for module, scale in modules:
         trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         decayed = [p for name, p in trained if not _is_exempt(name, p)]
         exempt = [p for name, p in trained if _is_exempt(name, p)]
-        groups += [{"params": decayed, "weight_decay": weight_decay, "scale": scale}] if decayed else []
-        groups += [{"params": exempt, "weight_decay": 0.0, "scale": scale}] if exempt else []
+        for params, decay, is_matrix in ((decayed, weight_decay, True), (exempt, 0.0, False)):
+            if params:
+                groups.append({"params": params, "weight_decay": decay, "scale": scale, "is_matrix": is_matrix})
     return groups
 
 
@@ -35,17 +39,25 @@ def _is_exempt(name: str, parameter: nn.Parameter) -> bool:
 def build_optimizer(
     name: str, groups: list[dict[str, object]], *, rate: float, momentum: float, betas: tuple[float, float]
 ) -> Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), SGD with Nesterov momentum, or LARS (You et al. 2017; timm's).
+    """AdamW (Loshchilov & Hutter 2019), SGD with Nesterov momentum, LARS (You et al. 2017; timm's), or `Muon`.
 
     LARS leaves groups without weight decay unadapted, as SimCLR's code does.
     """
+    # One kernel for all tensors on a GPU; on a CPU torch's own choice, by which the golden curves were made.
+    fused = True if _are_on_cuda(groups) else None
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, betas=betas)
+        return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=fused)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    if name == "muon":
+        return Muon(groups, rate=rate, momentum=momentum, betas=betas)
     assert name == "lars", f"unknown optimizer {name!r}"
     lars: Optimizer = Lars(groups, lr=rate, momentum=momentum)
     return lars
+
+
+def _are_on_cuda(groups: list[dict[str, object]]) -> bool:
+    return all(p.device.type == "cuda" for group in groups for p in cast(list[nn.Parameter], group["params"]))
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

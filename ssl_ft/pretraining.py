@@ -6,7 +6,7 @@ The loop is in `loop.py`; what is written at the end is the stage's business.
 import copy
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ from torch.optim.swa_utils import AveragedModel
 
 from ssl_ft import dist
 from ssl_ft.checkpoint import load_checkpoint, save_checkpoint
-from ssl_ft.data.batches import batches
+from ssl_ft.data.batches import Batch, Cutting, batches
+from ssl_ft.data.permutation import Order, permute
 from ssl_ft.data.store import ImageStore
 from ssl_ft.evaluate.online import Watcher, recalibrated
 from ssl_ft.loop import LoopCalls, LoopPlan, run_steps
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import RunFolder
+from ssl_ft.sharded import gathered
+from ssl_ft.sharded_checkpoint import ShardWriter, last_files, load_shards
 
-# Enough to see steps of both sizes where early views are smaller.
 _TRIAL_STEPS = 16
 # Evaluations, checkpoints and the start take part of the minutes too.
 _SHARE_FOR_STEPS = 0.93
@@ -47,6 +49,9 @@ class Pretraining:
         seed: of order, views, masks and dropout.
         workers: decoding threads.
         is_masked_input: the encoder trains on images with holes, so its batch norms need whole ones before use.
+        order: in which images come.
+        cutting: how workers cut views of a pool that is not decoded once; None leaves views to the device.
+        hollow: the objective without weights, for `sharded.gathered`, where they are shared out over ranks; else None.
     """
 
     objective: nn.Module
@@ -60,6 +65,22 @@ class Pretraining:
     seed: int
     workers: int
     is_masked_input: bool
+    order: Order = permute
+    cutting: Cutting | None = None
+    hollow: nn.Module | None = None
+
+    def stream(self, *, start_step: int, num_steps: int) -> Iterator[Batch]:
+        """This rank's batches of steps `start_step` to `num_steps` − 1."""
+        return batches(
+            self.store,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            num_steps=num_steps,
+            workers=self.workers,
+            order=self.order,
+            cutting=self.cutting,
+        )
 
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint holds."""
@@ -67,10 +88,15 @@ class Pretraining:
         return {"objective": self.objective, **average}
 
     def encoder(self) -> nn.Module:
-        """The encoder as it would be handed over now: the average where there is one, batch norms made ready."""
+        """A copy of the encoder as it would be handed over now: the average where there is one, batch norms made ready.
+
+        Every rank must call it, and gets the whole.
+        """
         trained: nn.Module = self.objective.encoder if self.average is None else self.average.module  # type: ignore[assignment]
+        if self.hollow is not None:
+            trained = gathered(trained, self.hollow.encoder)  # type: ignore[arg-type]
         if not self.is_masked_input:
-            return trained
+            return copy.deepcopy(trained) if self.hollow is None else trained
         return recalibrated(trained, self.watcher.images, self.watcher.contract, batch_size=self.batch_size)
 
 
@@ -83,7 +109,8 @@ def train(work: Pretraining, run: RunFolder, *, should_stop: Callable[[], bool],
     folder = run.path / "checkpoints"
     if dist.is_main():
         folder.mkdir(exist_ok=True)
-    start, best = resume(work, folder / "last.safetensors")
+    start, best = resume(work, folder)
+    writer = None if work.hollow is None else ShardWriter(folder)
     run.forget_rows_after(start)
     dist.barrier()
     with ProgressLine("step", total=work.plan.num_steps, done=start) as progress:
@@ -106,24 +133,19 @@ def train(work: Pretraining, run: RunFolder, *, should_stop: Callable[[], bool],
             return False
 
         def save(step: int, name: str = "last") -> None:
+            values = {"step": step, "best": best, "num_steps": work.plan.num_steps}
+            if writer is not None:
+                writer.save(name, step, modules=work.modules(), optimizer=work.optimizer, values=values)
+                return
             if dist.is_main():
-                values = {"step": step, "best": best, "num_steps": work.plan.num_steps}
                 path = folder / f"{name}.safetensors"
                 save_checkpoint(path, modules=work.modules(), optimizer=work.optimizer, values=values)
             dist.barrier()
 
-        stream = batches(
-            work.store,
-            batch_size=work.batch_size,
-            seed=work.seed,
-            start_step=start,
-            num_steps=work.plan.num_steps,
-            workers=work.workers,
-        )
-        return run_steps(
+        done = run_steps(
             work.objective,
             work.optimizer,
-            stream,
+            work.stream(start_step=start, num_steps=work.plan.num_steps),
             plan=work.plan,
             calls=LoopCalls(log, evaluate, save, should_stop),
             device=work.device,
@@ -131,15 +153,32 @@ def train(work: Pretraining, run: RunFolder, *, should_stop: Callable[[], bool],
             seed=work.seed,
             average=work.average,
         )
+    if writer is not None:
+        writer.wait()
+        dist.barrier()
+    return done
 
 
-def resume(work: Pretraining, path: Path) -> tuple[int, float]:
-    """Fill the work from a checkpoint if there is one; gives the steps done and the best kNN accuracy so far."""
+def resume(work: Pretraining, folder: Path) -> tuple[int, float]:
+    """Fill the work from the folder's last checkpoint if it has one; gives steps done and best kNN accuracy so far."""
     work.objective.train()
-    if not path.is_file():
+    files = last_files(folder)
+    if not files:
         return 0, -1.0
-    values: dict[str, Any] = load_checkpoint(path, modules=work.modules(), optimizer=work.optimizer)
+    modules, values = work.modules(), dict[str, Any]()
+    if work.hollow is None and files == [folder / "last.safetensors"]:
+        values = load_checkpoint(files[0], modules=modules, optimizer=work.optimizer)
+    else:
+        values = load_shards(files, modules=modules, optimizer=work.optimizer)
     return int(values["step"]), float(values["best"])
+
+
+def finished(work: Pretraining, folder: Path) -> Pretraining:
+    """The work as the folder's last checkpoint has it, all weights whole on every rank; all must call it."""
+    resume(work, folder)
+    if work.hollow is None:
+        return work
+    return replace(work, objective=gathered(work.objective, work.hollow), hollow=None)
 
 
 def steps_in(minutes: float, work: Pretraining) -> int:
@@ -147,7 +186,7 @@ def steps_in(minutes: float, work: Pretraining) -> int:
 
     The number is fixed before training starts, so the run is as repeatable as one given in steps.
     """
-    before = copy.deepcopy(work.objective.state_dict())
+    before = {key: value.clone() for key, value in work.objective.state_dict().items()}
     plan = replace(work.plan, num_steps=_TRIAL_STEPS, eval_every=0, log_every=10**9, save_every=10**9)
     ends: list[float] = []
 
@@ -155,21 +194,14 @@ def steps_in(minutes: float, work: Pretraining) -> int:
         ends.append(time.monotonic())
         return False
 
-    stream = batches(
-        work.store,
-        batch_size=work.batch_size,
-        seed=work.seed,
-        start_step=0,
-        num_steps=_TRIAL_STEPS,
-        workers=work.workers,
-    )
+    stream = work.stream(start_step=0, num_steps=_TRIAL_STEPS)
     calls = LoopCalls(lambda step, row: None, lambda step: False, lambda step: None, note_time)
     run_steps(
         work.objective.train(), work.optimizer, stream, plan=plan, calls=calls, device=work.device, start_step=0, seed=0
     )
     work.objective.load_state_dict(before)
     work.optimizer.state.clear()
-    # The slowest step is left out: the first of a new size prepares its kernels.
+    # The slowest step is left out: the first prepares its kernels.
     paces = sorted(later - earlier for earlier, later in itertools.pairwise(ends))[:-1]
     pace = sum(paces) / len(paces)
     return int(dist.broadcast_object(max(1, int(_SHARE_FOR_STEPS * minutes * 60 / pace))))

@@ -25,7 +25,10 @@ from ssl_ft.errors import UserError, short_path, system_sentence
 from ssl_ft.result import DataUsed, LabelsUsed, Metric, Parent, Result
 
 # Settings that may differ when a run goes on: where and how fast, never what is computed.
-_FREE_KEYS = {"out", "devices", "device", "threads", "trackers", "data.workers", "data.cache", "data.cache_mb"}
+_FREE_KEYS = {
+    "out", "devices", "device", "threads", "trackers", "slurm", "data.workers", "data.cache", "data.cache_mb",
+    "compile", "activation_checkpointing", "sharding",
+}  # fmt: skip
 
 
 class RunFolder:
@@ -97,7 +100,7 @@ class RunFolder:
         if error is None:
             return
         sentence = system_sentence(error)
-        has_checkpoint = (self.path / "checkpoints" / "last.safetensors").is_file()
+        has_checkpoint = any((self.path / "checkpoints").glob("last*"))
         # A defect of ours leaves what it wrote, to be looked at.
         if not has_checkpoint and (sentence or isinstance(error, (UserError, KeyboardInterrupt))):
             self._discard()
@@ -121,7 +124,7 @@ class RunFolder:
         """Refuse to go on with other settings than the run was started with."""
         before, now = _flat(manifest["settings"]), _flat(json.loads(json.dumps(self.settings)))
         keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        changed = [k for k in keys if k not in _FREE_KEYS]
+        changed = [k for k in keys if not _is_free(k)]
         if manifest["stage"] != self.stage:
             raise UserError(f"out={self.path} holds a {manifest['stage']} run, not {self.stage}; choose another out=")
         if changed:
@@ -226,7 +229,7 @@ class RunFolder:
 
 def default_folder(stage: str, name: str, settings: dict[str, Any]) -> Path:
     """`runs/<stage>-<name>-<6 hex digits of the settings>`: the same command finds its run again."""
-    flat = {k: v for k, v in _flat(settings).items() if k not in _FREE_KEYS}
+    flat = {k: v for k, v in _flat(settings).items() if not _is_free(k)}
     digest = hashlib.sha256(json.dumps(flat, sort_keys=True, default=str).encode()).hexdigest()[:6]
     clean = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.")[:60] or "run"
     return Path("runs") / f"{stage}-{clean}-{digest}"
@@ -253,6 +256,10 @@ def peak_memory_mb() -> float:
     """Largest resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _is_free(key: str) -> bool:
+    return key in _FREE_KEYS or key.partition(".")[0] in _FREE_KEYS
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

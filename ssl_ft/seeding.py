@@ -6,7 +6,9 @@ any rank, worker or device. Torch's own generators are not touched here.
 
 import zlib
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MASK = (1 << 64) - 1
@@ -66,6 +68,23 @@ def hash_int64(indices: Tensor, *, key: int, columns: int) -> Tensor:
     rows = _mix(indices.to(torch.int64).unsqueeze(1) * _signed(_GOLDEN) + _signed(key))
     column = torch.arange(1, columns + 1, dtype=torch.int64, device=indices.device)
     return _mix(rows + column * _signed(_GOLDEN))
+
+
+def hash_words(words: NDArray[np.uint64], *, key: int) -> NDArray[np.uint64]:
+    """The first column of `hash_int64`, in NumPy: for small arrays on a CPU each of its operations costs a fifth.
+
+    Args:
+        words: uint64 of any shape.
+        key: from `derive_seed`.
+    """
+    golden = np.uint64(_GOLDEN)
+    return _mix_words(_mix_words(words * golden + np.uint64(key & _MASK)) + golden)
+
+
+def _mix_words(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
+    return x ^ (x >> np.uint64(31))
 
 
 def uniform(indices: Tensor, *, seed: int, purpose: str, epoch: int = 0, view: int = 0, columns: int = 1) -> Tensor:

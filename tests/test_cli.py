@@ -45,7 +45,7 @@ assert time.process_time() < 0.5, time.process_time()
         text = capsys.readouterr().out
         assert STAGES[stage] in text
         assert "  out " in text
-        assert "digits" in text or stage in ("predict", "report", "probe", "finetune", "index")
+        assert "digits" in text or stage in ("predict", "report", "probe", "finetune", "index", "bench")
 
     def test_of_a_stage_loads_no_library_of_learning(self):
         code = (

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -258,12 +259,32 @@ def test_rows_saves_and_evaluations_come_when_the_plan_says_and_at_the_end():
     assert notes.saved == [3, 6, 9, 10]
     assert notes.evaluated == [7, 10]
     for step, row in notes.rows:
-        assert set(row) == {"loss", "twice", "lr", "grad_norm", "seconds_per_step"}
+        assert set(row) == {"loss", "twice", "lr", "grad_norm", "seconds_per_step", "stall_share"}
         assert row["twice"] == pytest.approx(2 * row["loss"])
         assert row["lr"] == rate_at(step - 1, plan)
     never = Notes()
     train(Line(), numbers(0, 10), replace(plan, eval_every=0), notes=never)
     assert never.evaluated == []
+
+
+def test_the_share_of_time_that_steps_waited_for_batches(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ssl_ft.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def slow() -> Iterator[Numbers]:
+        for step, batch in enumerate(numbers(0, 4)):
+            now[0] += 3.0 if step < 2 else 0.0  # two batches are waited for, two are there
+            yield batch
+
+    class Second(Line):
+        def forward(self, batch: Numbers) -> LossParts:
+            now[0] += 1.0
+            return super().forward(batch)
+
+    notes = Notes()
+    train(Second(), slow(), replace(PLAN, num_steps=4, log_every=2), notes=notes)
+    assert [row["stall_share"] for _, row in notes.rows] == [0.75, 0.0]
+    assert [row["seconds_per_step"] for _, row in notes.rows] == [4.0, 1.0]
 
 
 def test_the_logged_loss_is_that_of_its_step_before_the_update():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ssl_ft.muon import orthogonalised
 from ssl_ft.optim import build_optimizer, parameter_groups, set_rate
 
 
@@ -63,3 +64,50 @@ def test_lars_adapts_matrices_and_leaves_biases_alone():
     trust = 0.001 * norm / (gradient_norm + 0.01 * norm)
     assert weight[0, 0].item() == pytest.approx(2.0 - 0.05 * trust * (0.4 + 0.01 * 2.0), rel=1e-6)
     assert bias[0].item() == pytest.approx(1.0 - 0.05 * 0.4)
+
+
+def test_muon_moves_matrices_by_orthogonal_updates_and_biases_as_adamw():
+    weight, bias = one_step("muon", weight_decay=0.01)
+    # A constant gradient has one singular vector: its orthogonal form is constant with norm near 1.
+    moved = 2.0 * (1 - 0.05 * 0.01) - weight
+    assert torch.allclose(moved, moved[0, 0].expand(2, 3))
+    assert 0.7 < (moved.norm() / (0.05 * 0.2 * 3**0.5)).item() < 1.2
+    assert bias[0].item() == pytest.approx(1.0 - 0.05, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (8, 8)])
+def test_orthogonalised_keeps_singular_vectors(shape: tuple[int, int]):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    inside = left.T @ orthogonalised(matrix) @ right.T
+    assert (inside - inside.diagonal().diag()).abs().max() < 1e-9
+    assert 0.5 < inside.diagonal().min() <= inside.diagonal().max() < 1.25
+
+
+def test_orthogonalised_is_the_published_iteration():
+    matrix = torch.randn(6, 9, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    x = matrix / torch.linalg.svdvals(matrix).pow(4).sum() ** 0.25
+    for _ in range(3):
+        a = x @ x.T
+        x = 3.4445 * x - 4.7750 * a @ x + 2.0315 * a @ a @ x
+    assert torch.allclose(orthogonalised(matrix), x, rtol=0, atol=1e-9)
+
+
+def test_muon_uses_nesterov_momentum():
+    model = nn.Linear(4, 4, bias=False).double()
+    optimizer = build_optimizer(
+        "muon", parameter_groups([(model, 1.0)], weight_decay=0.0), rate=0.1, momentum=0.9, betas=(0.9, 0.999)
+    )
+    gradients = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    expected, momentum = model.weight.detach().clone(), torch.zeros(4, 4).double()
+    for gradient in gradients:
+        model.weight.grad = gradient.clone()
+        optimizer.step()
+        momentum = 0.9 * momentum + 0.1 * gradient
+        expected -= 0.1 * 0.2 * 2 * orthogonalised(0.1 * gradient + 0.9 * momentum)
+    assert torch.allclose(model.weight, expected, rtol=0, atol=1e-12)
+
+
+def test_a_matrix_without_gradient_does_not_move():
+    assert torch.equal(orthogonalised(torch.zeros(3, 5)), torch.zeros(3, 5))
+    assert torch.isfinite(orthogonalised(torch.full((3, 5), 1e-38))).all()

@@ -95,9 +95,9 @@ class TestMistakes:
         assert f"{override.partition('=')[0]}: unknown setting; {hint}" in mistakes(override)
 
     def test_combinations(self):
-        text = mistakes("batch_size=7", "optim.accumulate=2", "eval_every=3 minutes")
+        text = mistakes("batch_size=7", "objective=joint", "optim.accumulate=2", "eval_every=3 minutes")
         assert text.startswith("3 settings are wrong:") or text.count("\n") == 3
-        assert "optim.accumulate=2 with objective=simclr" in text
+        assert "optim.accumulate=2 with objective=joint" in text
         assert "batch_size=7 must be a multiple of devices x accumulate = 2" in text
         assert "eval_every takes epochs or steps" in text
         for objective in ("simclr", "dcl", "joint"):

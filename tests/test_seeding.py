@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ssl_ft.seeding import derive_seed, uniform
+from ssl_ft.seeding import derive_seed, hash_int64, hash_words, uniform
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -39,3 +39,10 @@ def test_derived_seeds_do_not_depend_on_the_process():
 
 
 GOLDEN = 12507922941860173903
+
+
+def test_numpy_and_torch_hash_alike():
+    indices = torch.cat([torch.arange(50), torch.tensor([2**40, 2**62 - 1, -1, -(2**63)])])
+    for key in (0, derive_seed(3, "order", 1)):
+        words = hash_words(indices.numpy().view("uint64"), key=key)
+        assert torch.equal(torch.from_numpy(words.view("int64")), hash_int64(indices, key=key, columns=1)[:, 0])

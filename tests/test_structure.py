@@ -13,13 +13,13 @@ from tests.conftest import CHECKOUT
 LAYERS = [
     {"errors", "seeding", "result", "__init__"},
     {"dist", "schedules", "runlog", "progress", "interrupt", "launch", "trackers"},
-    {"data", "models", "optim", "checkpoint", "artifact"},
-    {"objectives", "evaluate", "transfer", "loop", "pretraining"},
-    {"config", "recipe", "build", "handover", "report"},
+    {"data", "models", "muon", "optim", "sharded", "checkpoint", "sharded_checkpoint", "artifact"},
+    {"objectives", "evaluate", "transfer", "backward", "loop", "compiling", "pretraining"},
+    {"combinations", "config", "slurm_settings", "recipe", "build", "handover", "report", "doctor", "bench"},
     {"cli", "__main__"},
 ]
 # What knows settings; everything else gets plain objects.
-KNOW_CONFIG = {"build", "handover", "recipe"}
+KNOW_CONFIG = {"build", "handover", "recipe", "bench"}
 SOURCES = sorted((CHECKOUT / "ssl_ft").rglob("*.py"))
 
 

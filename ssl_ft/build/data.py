@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from ssl_ft.artifact import InputContract
 from ssl_ft.config import DataSettings
 from ssl_ft.data.images import DamagedImage, probe_header
-from ssl_ft.data.permutation import permute
+from ssl_ft.data.permutation import Order, permute
+from ssl_ft.data.shards import HELD_GROUP_BYTES
 from ssl_ft.data.source import Source, open_source
 from ssl_ft.data.splits import Roles, assign_roles
 from ssl_ft.data.store import DecodeOptions, ImageStore, channel_statistics
+from ssl_ft.data.windows import WindowedOrder
 from ssl_ft.errors import UserError
 from ssl_ft.seeding import derive_seed
 
@@ -49,10 +51,11 @@ def pool_of(source: Source, settings: DataSettings) -> tuple[Source, NDArray[np.
     Raises:
         UserError: the source has splits but none of the name asked for.
     """
-    everything = np.arange(len(source))
+    test = np.empty(0, np.int64)
+    is_pool = np.broadcast_to(np.True_, len(source))  # one value in memory
     if source.splits is not None:
-        indices = np.flatnonzero(source.splits == settings.train_split)
-        if not len(indices):
+        is_pool = source.splits == settings.train_split
+        if not np.any(is_pool):
             names = ", ".join(sorted(set(source.splits.tolist()) - {""}))
             raise UserError(
                 f"data.train_split={settings.train_split!r}: {source.location} has the splits {names}; name the one "
@@ -63,10 +66,12 @@ def pool_of(source: Source, settings: DataSettings) -> tuple[Source, NDArray[np.
             test = roles_of(source, settings).test
     elif source.labels is not None and len(source.class_names) > 1:
         # The stages after this one will hold out the same images.
-        indices, test = everything, roles_of(source, settings).test
-    else:
-        indices, test = everything, everything[:0]
-    return source.subset(limited(np.setdiff1d(indices, test), settings)), test
+        test = roles_of(source, settings).test
+    if source.splits is None and not len(test) and settings.limit is None:
+        return source, test  # the largest pools have neither labels nor splits, and need nothing for each image
+    is_pool = np.array(is_pool)
+    is_pool[test] = False
+    return source.subset(limited(np.flatnonzero(is_pool), settings)), test
 
 
 def limited(indices: NDArray[np.int64], settings: DataSettings) -> NDArray[np.int64]:
@@ -109,16 +114,16 @@ def look_at(source: Source) -> ImageKind:
     Raises:
         UserError: not one of the headers could be read, or most images are a single pixel wide or high.
     """
-    count = min(_HEADERS, len(source))
     headers = []
     reason = "it is empty"
-    for index in (np.arange(count) * len(source) // count).tolist() if count else []:
+    looked_at = source.sample(_HEADERS).tolist()
+    for index in looked_at:
         try:
             headers.append(probe_header(source.read(index)))
         except (DamagedImage, OSError) as error:
             reason = f"{source.names[index]}: {error}"
     if not headers:
-        raise UserError(f"{source.location}: none of {count} images looked at can be read; the last: {reason}")
+        raise UserError(f"{source.location}: none of {len(looked_at)} images looked at can be read; the last: {reason}")
     sides = Counter((width, height) for width, height, _ in headers)
     channels = max(c for _, _, c in headers)
     short = int(np.median([min(width, height) for width, height, _ in headers]))
@@ -157,6 +162,25 @@ def build_store(
     is_decoded = settings.cache != "none" and size_mb <= settings.cache_mb
     memory_map = run / "cache" / "pixels.npy" if settings.cache == "disk" else None
     return ImageStore(pool, options, seed=seed, is_decoded=is_decoded, memory_map=memory_map)
+
+
+def build_order(pool: Source, settings: DataSettings) -> Order:
+    """The order the pool is read in: any at all, or where its images lie in shards, one that keeps to them.
+
+    Raises:
+        UserError: a window of Parquet shards would not stay in memory and be read again and again.
+    """
+    if pool.stretches is None:
+        return permute
+    # A quarter is left for the stretch that crosses the end of a window and for those of the next.
+    most = pool.stretches.images_within(HELD_GROUP_BYTES * 3 // 4)
+    if most and min(settings.window_images, len(pool)) > most:
+        raise UserError(
+            f"data.window_images={settings.window_images} is too many for {pool.location}: the row groups of such a "
+            f"window would not stay in memory and be read again for each image. Set data.window_images={most}, or pack "
+            "the images into tar shards (`ssl-ft index`, pack=), which are read one image at a time"
+        )
+    return WindowedOrder(pool.stretches, window_images=settings.window_images)
 
 
 def build_contract(store: ImageStore, *, size: int, seed: int) -> InputContract:

@@ -20,7 +20,8 @@ from ssl_ft.data.permutation import steps_per_epoch
 from ssl_ft.data.views import ViewRecipe
 from ssl_ft.errors import UserError
 from ssl_ft.loop import LoopPlan
-from ssl_ft.models.batchnorm import use_global_batch_norm
+from ssl_ft.models.batchnorm import has_batch_statistics, use_global_batch_norm
+from ssl_ft.models.blocks import recompute_blocks
 from ssl_ft.models.decoders import MapDecoder, TokenDecoder
 from ssl_ft.models.encoders import EncoderSpec, build_encoder, feature_map, is_vit, load_pretrained, num_features
 from ssl_ft.models.fit import check_input
@@ -91,11 +92,12 @@ def view_recipe(settings: ViewSettings, *, size: int, channels: int) -> ViewReci
     """
     name = settings.recipe or ("grey" if channels == 1 else "small_photos" if size <= 64 else "photos")
     base = VIEW_RECIPES[name]
+    size = settings.size or size
     # Blur was published for 224 px; its sigma shrinks with the view.
     sigma = tuple(value * size / 224 for value in base.blur_sigma)
     if channels != 3:
         base = replace(base, saturation=0.0, hue=0.0, grey=0.0)
-    ranges = settings.model_dump(exclude={"recipe", "early_size", "early_share"})
+    ranges = settings.model_dump(exclude={"recipe", "size"})
     given = {key: value for key, value in ranges.items() if value is not None}
     asked = [key for key in ("saturation", "hue", "grey") if given.get(key)]
     if channels != 3 and asked:
@@ -112,8 +114,6 @@ def build_views(settings: PretrainSettings, contract: InputContract) -> ViewMake
         settings.seed,
         DTYPES[settings.precision],
         settings.channels_last,
-        settings.views.early_size,
-        settings.views.early_share,
     )
 
 
@@ -127,7 +127,10 @@ def build_objective(
     objective = objective.to(device=device, dtype=DTYPES[settings.precision])
     if settings.channels_last:
         objective = objective.to(memory_format=torch.channels_last)
-    return use_global_batch_norm(objective) if dist.world_size() > 1 else objective
+    objective = use_global_batch_norm(objective) if dist.world_size() > 1 else objective
+    if settings.activation_checkpointing:
+        recompute_blocks(encoder)
+    return objective
 
 
 def _projector(settings: PretrainSettings, encoder: nn.Module) -> Projector:
@@ -138,21 +141,19 @@ def _projector(settings: PretrainSettings, encoder: nn.Module) -> Projector:
 
 
 def _simclr(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker, *, loss: ContrastiveLoss) -> SimCLR:
-    if views.early_size is not None and is_vit(encoder):
+    if settings.optim.accumulate > 1 and has_batch_statistics(encoder):
         raise UserError(
-            f"views.early_size={views.early_size}: a ViT takes one size only; leave it out, or use a convnet"
+            f"optim.accumulate={settings.optim.accumulate} with encoder.name={settings.encoder.name!r}: its batch norm "
+            "would see one part at a time, which is another encoder than the full batch's; use an encoder with layer "
+            "norm (a ViT or ConvNeXt), more devices, or optim.accumulate=1"
         )
     projector = _projector(settings, encoder)
     return SimCLR(encoder, projector, views=views, loss=loss, temperature=settings.contrast.temperature)
 
 
 def _masked(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) -> Masked:
-    if views.early_size is not None:
-        raise UserError(
-            f"views.early_size={views.early_size} with objective={settings.objective}: patches belong to one size; "
-            "leave it out, or use simclr or dcl"
-        )
     masked, size = settings.masked, views.recipe.size
+    key = "size" if settings.views.size is None else "views.size"
     decoder: TokenDecoder | MapDecoder
     if is_vit(encoder):
         check_visible(encoder)
@@ -171,21 +172,26 @@ def _masked(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) ->
             num_out=patch * patch * len(views.mean),
         )
     else:
-        patch = masked.patch or max(1, size // 8)
+        patch = masked.patch or _default_patch(size)
         with torch.no_grad():
             _, width, side, _ = feature_map(encoder.eval(), torch.zeros(1, len(views.mean), size, size)).shape
         encoder.train()
         if size % side:
             raise UserError(
-                f"size={size} gives {encoder.__class__.__name__} a feature map of {side} x {side} cells, which does "
+                f"{key}={size} gives {encoder.__class__.__name__} a feature map of {side} x {side} cells, which does "
                 f"not divide the image evenly; use a size that is a multiple of {2 ** round(math.log2(size / side))}"
             )
         decoder = MapDecoder(width, width=masked.decoder_width, cell=size // side, channels=len(views.mean))
     if size % patch:
-        raise UserError(f"size={size} must be a multiple of masked.patch={patch}")
+        raise UserError(f"{key}={size} must be a multiple of masked.patch={patch}")
     if size == patch:
         raise UserError(
-            f"size={size} is a single patch of masked.patch={patch}: choose smaller patches or larger images"
+            f"{key}={size} is a single patch of masked.patch={patch}: choose smaller patches or larger images"
+        )
+    if patch * patch * len(views.mean) == 1 and masked.normalise_target:
+        raise UserError(
+            f"masked.patch={patch} of one channel is a single value, which normalising makes 0; choose a larger "
+            "masked.patch, or set masked.normalise_target=false"
         )
     # Colours of a hidden patch are to be read off the visible ones, so they must not change at random.
     recipe = replace(views.recipe, jitter=0.0, grey=0.0, blur=0.0)
@@ -195,6 +201,12 @@ def _masked(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) ->
         hidden_share=masked.hidden_share,
         is_target_normalised=masked.normalise_target,
     )
+
+
+def _default_patch(size: int) -> int:
+    """Of the sides that divide `size`, the one nearest an eighth of it; 2 or more, as one grey pixel is no target."""
+    divisors = (side for side in range(2, size // 2 + 1) if size % side == 0)
+    return min(divisors, key=lambda side: abs(side - size / 8), default=1)
 
 
 def _joint(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) -> Joint | SharedJoint:

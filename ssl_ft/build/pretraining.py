@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from ssl_ft import dist
 from ssl_ft.artifact import InputContract
-from ssl_ft.build.data import ImageKind, build_contract, build_store, input_size, look_at, open_data, pool_of
+from ssl_ft.build.data import (
+    ImageKind,
+    build_contract,
+    build_order,
+    build_store,
+    input_size,
+    look_at,
+    open_data,
+    pool_of,
+)
 from ssl_ft.build.parts import (
     build_objective,
     build_views,
@@ -21,16 +30,20 @@ from ssl_ft.build.parts import (
     pretrain_plan,
     running_average,
 )
+from ssl_ft.compiling import compile_networks
 from ssl_ft.config import PretrainSettings
+from ssl_ft.data.batches import Cutting
+from ssl_ft.data.permutation import Order
 from ssl_ft.data.source import Source
 from ssl_ft.data.store import ImageStore
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.online import Watcher
 from ssl_ft.models.encoders import EncoderSpec
-from ssl_ft.models.fit import stride_note
+from ssl_ft.models.fit import check_input, stride_note
 from ssl_ft.pretraining import Pretraining, steps_in
 from ssl_ft.runlog import RunFolder, write_text
 from ssl_ft.schedules import parse_duration
+from ssl_ft.sharded import shard
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +57,7 @@ class Pool:
         kind: what its images are like.
         channels: what they are brought to.
         size: side of the input.
+        order: in which the pool is read.
     """
 
     source: Source
@@ -52,6 +66,7 @@ class Pool:
     kind: ImageKind
     channels: int
     size: int
+    order: Order
 
 
 def open_pool(settings: PretrainSettings) -> Pool:
@@ -69,7 +84,8 @@ def open_pool(settings: PretrainSettings) -> Pool:
         )
     kind = look_at(pool)
     channels = settings.data.channels or kind.channels
-    return Pool(source, pool, test, kind, channels, input_size(kind, settings.size))
+    order = build_order(pool, settings.data)
+    return Pool(source, pool, test, kind, channels, input_size(kind, settings.size), order)
 
 
 def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pretraining, EncoderSpec, InputContract]:
@@ -85,7 +101,7 @@ def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pr
         settings.data,
         kind=data.kind,
         channels=data.channels,
-        size=data.size,
+        size=max(data.size, settings.views.size or 0),
         seed=settings.seed,
         run=run.path if dist.world_size() == 1 else run.path / f"cache-{dist.rank()}",
     )
@@ -93,9 +109,15 @@ def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pr
     spec = encoder_spec(settings.encoder, channels=data.channels, size=data.size)
     encoder, sentence = new_encoder(settings.encoder, spec, seed=settings.seed)
     run.note(sentence)
+    if settings.views.size is not None:
+        check_input(encoder, replace(spec, size=settings.views.size))
     if (warning := stride_note(encoder, spec)) is not None:
         run.note(warning)
-    objective = build_objective(settings, encoder, build_views(settings, contract), device)
+    views = build_views(settings, contract)
+    objective = build_objective(settings, encoder, views, device)
+    hollow = shard(objective, encoder, device) if settings.sharding == "fsdp" else None
+    if hollow is not None and settings.objective == "joint":
+        run.note("sharding=fsdp: how far the gradients of the two terms agree is not measured")
     steps = duration_in_steps(settings.duration, num_images=len(store), batch_size=settings.batch_size)
     work = Pretraining(
         objective=objective,
@@ -110,12 +132,28 @@ def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pr
         workers=settings.data.workers,
         is_masked_input=settings.objective == "masked"
         or (settings.objective == "joint" and settings.joint.form == "shared"),
+        order=data.order,
+        cutting=None if store.is_decoded else Cutting(views.recipe, 1 if settings.objective == "masked" else 2),
+        hollow=hollow,
     )
+    if settings.compile != "none":
+        run.note(_compile(settings, work))
     if steps is None:
         steps = _remembered(run.path / "steps.txt", settings, work)
         plan = pretrain_plan(settings, num_steps=steps, num_images=len(store))
         work = replace(work, plan=plan)
     return work, spec, contract
+
+
+def _compile(settings: PretrainSettings, work: Pretraining) -> str:
+    batch = next(work.stream(start_step=0, num_steps=1)).to(work.device)
+    return compile_networks(
+        work.objective.train(),
+        batch,
+        is_graphed=settings.compile == "cudagraphs",
+        autocast=work.plan.autocast,
+        accumulate=work.plan.accumulate,
+    )
 
 
 def _remembered(path: Path, settings: PretrainSettings, work: Pretraining) -> int:
@@ -136,15 +174,14 @@ def _remembered(path: Path, settings: PretrainSettings, work: Pretraining) -> in
 
 def build_watcher(settings: PretrainSettings, store: ImageStore, contract: InputContract) -> Watcher:
     """The watcher over an evenly spread part of the pool."""
-    count = min(settings.eval_images, len(store))
-    indices = torch.arange(count) * len(store) // count
+    indices = torch.from_numpy(store.source.sample(settings.eval_images))
     images, _ = store.fetch(indices)
     if images.shape[2] != contract.size:
         resized = torch.nn.functional.interpolate(
             images.float(), size=contract.size, mode="bilinear", antialias=True, align_corners=False
         )
         images = resized.round().clamp(0, 255).to(torch.uint8)
-    labels = None if store.source.labels is None else torch.from_numpy(np.asarray(store.source.labels))[indices]
+    labels = None if store.source.labels is None else torch.from_numpy(store.source.labels[indices.numpy()])
     return Watcher(
         images,
         labels,

@@ -7,15 +7,15 @@ device, by `ViewMaker`.
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ssl_ft import dist
-from ssl_ft.data.permutation import batch_indices
+from ssl_ft.data.permutation import Order, batch_indices, permute
 from ssl_ft.data.store import ImageStore
-from ssl_ft.data.views import ViewRecipe, make_views, normalise
+from ssl_ft.data.views import ViewRecipe, finish_views, make_views, normalise, view_draws
 
 # Batches decoded ahead of the step that uses them: enough to ride out a slow file, small enough for memory.
 _AHEAD = 3
@@ -23,38 +23,39 @@ _AHEAD = 3
 
 @dataclass(frozen=True)
 class Batch:
-    """This rank's images of one step.
+    """This rank's images of one step: whole ones, or views already cut out of them.
 
     Attributes:
-        images_BCSS: uint8 [B, C, S, S], whole images squashed to a square.
-        aspects_B: float32 [B], width/height before squashing.
+        images_BCSS: uint8 [B, C, S, S], whole images squashed to a square; None where views are cut.
+        aspects_B: float32 [B], width/height before squashing; None where views are cut.
         indices_B: int64 [B], numbers in the pool.
         epoch: which pass over the pool.
-        progress: share of all steps done before this one, in [0, 1).
+        cuts_NBCVV: uint8 [number of views, B, C, V, V], placed but neither blurred nor coloured.
     """
 
-    images_BCSS: Tensor
-    aspects_B: Tensor
+    images_BCSS: Tensor | None
+    aspects_B: Tensor | None
     indices_B: Tensor
     epoch: int
-    progress: float = 0.0
+    cuts_NBCVV: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; the copy does not wait."""
-        images, aspects, indices = (
-            x.to(device, non_blocking=True) for x in (self.images_BCSS, self.aspects_B, self.indices_B)
+        images, aspects, cuts = (
+            None if x is None else x.to(device, non_blocking=True)
+            for x in (self.images_BCSS, self.aspects_B, self.cuts_NBCVV)
         )
-        return Batch(images, aspects, indices, self.epoch, self.progress)
+        return Batch(images, aspects, self.indices_B.to(device, non_blocking=True), self.epoch, cuts)
 
     def split(self, num_parts: int) -> list["Batch"]:
         """Equal parts in order, for gradient accumulation."""
-        parts = zip(
-            self.images_BCSS.chunk(num_parts),
-            self.aspects_B.chunk(num_parts),
-            self.indices_B.chunk(num_parts),
-            strict=True,
-        )
-        return [Batch(images, aspects, indices, self.epoch, self.progress) for images, aspects, indices in parts]
+        indices = self.indices_B.chunk(num_parts)
+        none: list[Tensor | None] = [None] * len(indices)
+        images = none if self.images_BCSS is None else self.images_BCSS.chunk(num_parts)
+        aspects = none if self.aspects_B is None else self.aspects_B.chunk(num_parts)
+        cuts = none if self.cuts_NBCVV is None else self.cuts_NBCVV.chunk(num_parts, dim=1)
+        parts = zip(images, aspects, indices, cuts, strict=True)
+        return [Batch(image, aspect, index, self.epoch, cut) for image, aspect, index, cut in parts]
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,6 @@ class ViewMaker:
         seed: the run's seed.
         dtype: float32 or float64.
         is_channels_last: lay the result out channels last, which convolutions prefer.
-        early_size: side of the views in the first part of training, smaller and so cheaper; None has no such part.
-        early_share: share of the steps in that part.
     """
 
     recipe: ViewRecipe
@@ -78,31 +77,33 @@ class ViewMaker:
     seed: int
     dtype: torch.dtype = torch.float32
     is_channels_last: bool = False
-    early_size: int | None = None
-    early_share: float = 0.0
 
     def pixels(self, batch: Batch, *, view: int) -> Tensor:
         """[B, C, V, V] in [0, 1], before normalising."""
-        recipe = self.recipe_at(batch.progress)
         # Autocast would round the sampling weights to bf16.
-        with torch.autocast(batch.images_BCSS.device.type, enabled=False):
+        with torch.autocast(batch.indices_B.device.type, enabled=False):
+            if batch.cuts_NBCVV is not None:
+                return finish_views(
+                    batch.cuts_NBCVV[view],
+                    batch.indices_B,
+                    recipe=self.recipe,
+                    seed=self.seed,
+                    epoch=batch.epoch,
+                    view=view,
+                    dtype=self.dtype,
+                )
+            assert batch.images_BCSS is not None, "a batch has images or cuts"
+            assert batch.aspects_B is not None, "images come with their aspects"
             return make_views(
                 batch.images_BCSS,
                 batch.aspects_B,
                 batch.indices_B,
-                recipe=recipe,
+                recipe=self.recipe,
                 seed=self.seed,
                 epoch=batch.epoch,
                 view=view,
                 dtype=self.dtype,
             )
-
-    def recipe_at(self, progress: float) -> ViewRecipe:
-        """The recipe in force once a share `progress` of the steps is done."""
-        if self.early_size is None or progress >= self.early_share:
-            return self.recipe
-        low, high = (sigma * self.early_size / self.recipe.size for sigma in self.recipe.blur_sigma)
-        return replace(self.recipe, size=self.early_size, blur_sigma=(low, high))
 
     def __call__(self, batch: Batch, *, view: int) -> Tensor:
         """[B, C, V, V] normalised, as the encoder takes it."""
@@ -110,8 +111,29 @@ class ViewMaker:
         return views.contiguous(memory_format=torch.channels_last) if self.is_channels_last else views
 
 
+@dataclass(frozen=True)
+class Cutting:
+    """Views cut where images are decoded, for sets too large to be decoded once.
+
+    Attributes:
+        recipe: where views lie; its colours are left to the device.
+        num_views: views of each image.
+    """
+
+    recipe: ViewRecipe
+    num_views: int
+
+
 def batches(
-    store: ImageStore, *, batch_size: int, seed: int, start_step: int, num_steps: int, workers: int
+    store: ImageStore,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    num_steps: int,
+    workers: int,
+    order: Order = permute,
+    cutting: Cutting | None = None,
 ) -> Iterator[Batch]:
     """This rank's share of the global batches of steps `start_step` to `num_steps` − 1, decoded ahead of time.
 
@@ -122,15 +144,20 @@ def batches(
         start_step: first step.
         num_steps: one past the last step.
         workers: decoding threads; 0 decodes in step.
+        order: in which the images come, anew each epoch.
+        cutting: how the workers cut views; None, and for a decoded pool, leaves views to the device altogether.
     """
     share = batch_size // dist.world_size()
     assert share * dist.world_size() == batch_size, "the global batch must divide by the number of ranks"
     own = slice(dist.rank() * share, (dist.rank() + 1) * share)
 
     def fetch(step: int) -> Batch:
-        epoch, indices = batch_indices(step, num_images=len(store), batch_size=batch_size, seed=seed)
-        images, aspects = store.fetch(indices[own])
-        return Batch(images, aspects, indices[own], epoch, step / num_steps)
+        epoch, indices = batch_indices(step, num_images=len(store), batch_size=batch_size, seed=seed, order=order)
+        mine = indices[own]
+        if cutting is None or store.is_decoded:
+            return Batch(*store.fetch(mine), mine, epoch)
+        draws = [view_draws(mine, seed=seed, epoch=epoch, view=view) for view in range(cutting.num_views)]
+        return Batch(None, None, mine, epoch, store.fetch_views(mine, torch.stack(draws), recipe=cutting.recipe))
 
     if store.is_decoded or workers == 0:
         yield from map(fetch, range(start_step, num_steps))

@@ -165,12 +165,33 @@ def resize_center_crop(image: Pixels, size: int, *, interpolation: Literal["bili
     return np.ascontiguousarray(resized[:, top : top + size, left : left + size])
 
 
-def _resize(image: Pixels, width: int, height: int, method: Image.Resampling) -> Pixels:
+def resize_box(image: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
+    """A part of `image` uint8 [C,H,W] resized to uint8 [C,size,size], antialiased bilinear.
+
+    Args:
+        image: the whole.
+        box: left, top, right and bottom edge in pixels, fractions allowed, inside the image but for rounding.
+        size: side of the result.
+    """
+    height, width = image.shape[1:]
+    left, top, right, bottom = box
+    inside = (max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom))
+    return _resize(image, size, size, Image.Resampling.BILINEAR, box=inside)
+
+
+def _resize(
+    image: Pixels,
+    width: int,
+    height: int,
+    method: Image.Resampling,
+    *,
+    box: tuple[float, float, float, float] | None = None,
+) -> Pixels:
     if image.shape[0] == 3:
         pixels = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-        return np.ascontiguousarray(np.asarray(pixels.resize((width, height), method)).transpose(2, 0, 1))
+        return np.asarray(pixels.resize((width, height), method, box)).transpose(2, 0, 1)
     # Channel by channel: Pillow would take a fourth channel for alpha and weight the others by it.
-    planes = [Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), method) for plane in image]
+    planes = [Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), method, box) for plane in image]
     return np.stack([np.asarray(plane) for plane in planes])
 
 
@@ -267,7 +288,8 @@ def _scale_to_bytes(pixels: NDArray[np.generic], white_level: int) -> Pixels:
 
 
 def _channels_first(pixels: Pixels) -> Pixels:
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    # Not copied: pixels stay channels last in memory, as Pillow has them and takes them to resize.
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 _quiet_lock = threading.Lock()

@@ -1,6 +1,6 @@
 """`Source`, the list of images every kind of input is turned into, and the rules for labels and splits they share.
 
-How each kind is found and read stands in `folders`, `tables`, `arrays` and `named`; decoding stands in
+How each kind is found and read stands in `folders`, `tables`, `arrays`, `shards` and `named`; decoding stands in
 `images`.
 """
 
@@ -9,10 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_ft.data.windows import Stretches
 from ssl_ft.errors import UserError
 
 SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -21,6 +23,29 @@ UNLABELLED = -1
 FINGERPRINT_BYTES = 256 * 2**20
 
 _WHOLE_NUMBER = re.compile(r"-?\d+")
+
+
+class LazyNames(Sequence[str]):
+    """Names worked out when they are asked for, where a list of them would not fit; whoever makes it keeps them unique.
+
+    Args:
+        count: how many there are.
+        name_of: index in 0..count-1 -> name.
+    """
+
+    def __init__(self, count: int, name_of: Callable[[int], str]) -> None:
+        self._length, self._name_of = count, name_of
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        places = range(self._length)[index]  # knows negative indices, and raises IndexError past the end
+        return self._name_of(places) if isinstance(places, int) else [self._name_of(place) for place in places]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +65,9 @@ class Source:
         class_names: the user's own label values as text.
         splits: text [N]: "train", "val", "test" or whatever else was found; None where no splits were found.
         notes: sentences worth showing to the user.
+        stretches: which images lie together, so that reading in their order is cheap; None where that is no matter.
+        identity: hex digest that stands for all of names, labels, splits and evidence where walking through them
+            would take too long; None where `fingerprint` does walk.
     """
 
     kind: str
@@ -51,16 +79,19 @@ class Source:
     class_names: tuple[str, ...] = ()
     splits: NDArray[np.str_] | None = None
     notes: tuple[str, ...] = ()
+    stretches: Stretches | None = None
+    identity: str | None = None
 
     def __post_init__(self) -> None:
         count = len(self.names)
-        assert len(set(self.names)) == count, "names of a source are unique"
+        assert isinstance(self.names, LazyNames) or len(set(self.names)) == count, "names of a source are unique"
         assert self.splits is None or len(self.splits) == count, "one split per image"
         if self.labels is not None:
             assert self.labels.shape == (count,), "one label per image"
             assert self.labels.dtype == np.int64, "labels are int64"
-            inside = (self.labels >= UNLABELLED) & (self.labels < len(self.class_names))
-            assert bool(np.all(inside)), "every label names a class or is -1"
+            # Extremes and not comparisons row by row, which would need memory for each row.
+            low, high = self.labels.min(initial=0), self.labels.max(initial=UNLABELLED)
+            assert UNLABELLED <= low <= high + 1 <= len(self.class_names), "every label names a class or is -1"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,15 +99,33 @@ class Source:
     def subset(self, indices: NDArray[np.integer]) -> "Source":
         """The images at `indices` (int [M], no repeats), in that order; class names stay as they are."""
         kept = np.asarray(indices, dtype=np.int64)
-        read, evidence = self.read, self.evidence
+        if len(kept) == len(self) and bool(np.all(kept[1:] > kept[:-1])):
+            return self  # all of them, in order
+        rows, place = _rows_and_place(kept)
+        read, evidence, names = self.read, self.evidence, self.names
+        is_lazy = isinstance(names, LazyNames)
         return replace(
             self,
-            names=[self.names[i] for i in kept],
-            read=lambda i: read(int(kept[i])),
-            evidence=lambda i: evidence(int(kept[i])),
-            labels=None if self.labels is None else self.labels[kept],
-            splits=None if self.splits is None else self.splits[kept],
+            names=LazyNames(len(kept), lambda i: names[place(i)]) if is_lazy else [names[i] for i in kept],
+            read=lambda i: read(place(i)),
+            evidence=lambda i: evidence(place(i)),
+            labels=None if self.labels is None else self.labels[rows],
+            splits=None if self.splits is None else self.splits[rows],
+            stretches=None if self.stretches is None or not len(kept) else self.stretches.of(kept),
+            identity=None
+            if self.identity is None
+            else _digest(self.identity.encode(), np.ascontiguousarray(kept, "<i8").data),
         )
+
+    def sample(self, count: int) -> NDArray[np.int64]:
+        """Indices of `count` images (int64, at most all), ascending and evenly spread, to learn what images are like.
+
+        Where reading one means reading those around it too, they come from some stretches only, and may be fewer.
+        """
+        count = min(count, len(self))
+        if self.stretches is not None and bool(self.stretches.loaded_bytes.any()):
+            return self.stretches.sample(count)
+        return np.arange(count) * len(self) // max(1, count)
 
     def fingerprint(self) -> str:
         """Hex sha256 of names, labels, class names, splits and evidence, row by row.
@@ -84,8 +133,11 @@ class Source:
         Evidence is the file's size where images are files (so an edit that keeps the size goes unseen:
         reading every file would take minutes), and the stored bytes where images are packed (beyond
         256 MiB in all, a stretch from the middle of each; for Parquet too large to hold, its size alone). The
-        location is left out: the same folder elsewhere has the same fingerprint.
+        location is left out: the same folder elsewhere has the same fingerprint. A source with an `identity` gives
+        that, which depends on how a subset was arrived at.
         """
+        if self.identity is not None:
+            return self.identity
         digest = hashlib.sha256()
         for text in self.class_names:
             _feed(digest, text.encode())
@@ -97,9 +149,25 @@ class Source:
         return digest.hexdigest()
 
 
-def _feed(digest: "hashlib._Hash", part: bytes) -> None:
+def _rows_and_place(kept: NDArray[np.int64]) -> "tuple[slice | NDArray[np.int64], Callable[[int], int]]":
+    """What to index arrays by to keep these rows, and index -> row; consecutive rows need no memory, here or there."""
+    first = int(kept[0]) if len(kept) else 0
+    if bool(np.all(kept[1:] == kept[:-1] + 1)):
+        return slice(first, first + len(kept)), lambda index: first + index
+    return kept, lambda index: int(kept[index])
+
+
+def _digest(*parts: "bytes | memoryview") -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        _feed(digest, part)
+    return digest.hexdigest()
+
+
+def _feed(digest: "hashlib._Hash", part: "bytes | memoryview") -> None:
     # The length comes first, so that moving a byte from one part to the next changes the hash.
-    digest.update(len(part).to_bytes(8, "little"))
+    size = part.nbytes if isinstance(part, memoryview) else len(part)
+    digest.update(size.to_bytes(8, "little"))
     digest.update(part)
 
 
@@ -224,6 +292,19 @@ def encode_splits(values: Sequence[object], where: str) -> NDArray[np.str_] | No
     return np.array(texts)
 
 
+def census(source: Source) -> list[str]:
+    """Sentences on how many images each class and each split has."""
+    sentences = []
+    if source.labels is not None:
+        counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.class_names)).tolist()
+        named = zip(source.class_names, counts, strict=True)
+        sentences.append("labels: " + ", ".join(f"{name} {count}" for name, count in named))
+    if source.splits is not None:
+        found = zip(*np.unique(source.splits, return_counts=True), strict=True)
+        sentences.append("splits: " + ", ".join(f"{name} {count}" for name, count in found))
+    return sentences
+
+
 def join_test(first: Source, test: Source) -> Source:
     """`first` as the train part followed by `test` as the test part; classes are matched by name.
 
@@ -252,14 +333,32 @@ def join_test(first: Source, test: Source) -> Source:
     return Source(
         kind=first.kind,
         location=f"{first.location} + {test.location}",
-        names=[*first.names, *(f"test:{name}" for name in test.names)],
+        names=_joined_names(first.names, test.names),
         read=lambda i: first.read(i) if i < cut else test.read(i - cut),
         evidence=lambda i: first.evidence(i) if i < cut else test.evidence(i - cut),
         labels=_joined_labels(first, test, classes),
         class_names=classes,
         splits=np.concatenate([own, np.full(len(test), "test")]),
         notes=(*first.notes, *test.notes, *_strangers_note(first, test, strangers)),
+        stretches=_joined_stretches(first.stretches, test.stretches),
+        identity=None
+        if first.identity is None and test.identity is None
+        else _digest(first.fingerprint().encode(), test.fingerprint().encode()),
     )
+
+
+def _joined_names(first: Sequence[str], test: Sequence[str]) -> Sequence[str]:
+    if not isinstance(first, LazyNames) and not isinstance(test, LazyNames):
+        return [*first, *(f"test:{name}" for name in test)]
+    cut = len(first)
+    return LazyNames(cut + len(test), lambda i: first[i] if i < cut else f"test:{test[i - cut]}")
+
+
+def _joined_stretches(first: Stretches | None, test: Stretches | None) -> Stretches | None:
+    if first is None or test is None:
+        return None
+    starts = np.concatenate([first.starts, first.starts[-1] + test.starts[1:]])
+    return Stretches(starts, np.concatenate([first.loaded_bytes, test.loaded_bytes]))
 
 
 def _joined_labels(first: Source, test: Source, classes: tuple[str, ...]) -> NDArray[np.int64] | None:

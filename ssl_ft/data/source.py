@@ -1,7 +1,7 @@
 """Opening a location as a `Source`: which kind it is, by what is there or by name.
 
 The table `KINDS` is all there is to add a kind to; what the kinds read stands in `folders`, `manifests`,
-`tables`, `arrays` and `named`. Roles of labels are given out in `splits`.
+`tables`, `arrays`, `shards` and `named`. Roles of labels are given out in `splits`.
 """
 
 import difflib
@@ -12,13 +12,16 @@ from pathlib import Path
 
 from ssl_ft.data.arrays import open_array
 from ssl_ft.data.folders import IMAGE_EXTENSIONS, open_images
+from ssl_ft.data.index_files import INDEX_FILE
 from ssl_ft.data.listing import Source, join_test
 from ssl_ft.data.manifests import open_manifest
 from ssl_ft.data.named import open_digits, open_torchvision
+from ssl_ft.data.places import is_url, open_folder
+from ssl_ft.data.shards import open_shards
 from ssl_ft.data.tables import open_parquet, parquet_columns, parquet_files
 from ssl_ft.errors import UserError
 
-__all__ = ["KINDS", "Source", "open_source"]
+__all__ = ["KINDS", "Source", "is_unindexed", "open_source"]
 
 # name -> opener(location, download); `download` concerns torchvision's sets alone.
 KINDS: dict[str, Callable[[str, bool], Source]] = {
@@ -27,6 +30,7 @@ KINDS: dict[str, Callable[[str, bool], Source]] = {
     "manifest": lambda location, _: open_manifest(_file(location)),
     "parquet": lambda location, _: open_parquet(_existing(location)),
     "array": lambda location, _: open_array(_file(location)),
+    "shards": lambda location, _: open_shards(location if is_url(location) else str(_folder(location))),
     "torchvision": lambda location, download: open_torchvision(location, download=download),
     "digits": lambda location, _: open_digits(),
 }
@@ -39,7 +43,8 @@ def open_source(
     """The images at `location`, with labels and splits where there are any.
 
     Args:
-        location: a folder, a .csv, .parquet, .npy or .npz file, "digits", or "torchvision:NAME[@ROOT]".
+        location: a folder, the URL of a folder of shards, a .csv, .parquet, .npy or .npz file, "digits", or
+            "torchvision:NAME[@ROOT]".
         kind: a name in `KINDS`, or "auto" to go by what is there.
         test_location: a second source of the same kind. It becomes the test split, and the first the train
             split; classes are matched by name.
@@ -60,9 +65,22 @@ def open_source(
     return join_test(first, KINDS[first.kind](test_location, download))
 
 
+def is_unindexed(location: str, *, kind: str = "auto") -> bool:
+    """Whether this is a folder of shards that has to be indexed before it can be opened."""
+    if kind not in ("auto", "shards"):
+        return False
+    if is_url(location):
+        return not open_folder(location).has(INDEX_FILE)
+    path = Path(location).expanduser()
+    is_folder = os.path.isdir(path)  # as a question: False for any path there cannot be
+    return is_folder and not (path / INDEX_FILE).is_file() and (kind == "shards" or _holds_shards(path))
+
+
 def _open_auto(location: str, download: bool) -> Source:
     if location == "digits":
         return open_digits()
+    if is_url(location):
+        return open_shards(location)
     if location.startswith("torchvision:"):
         return open_torchvision(location, download=download)
     path = _existing(location)
@@ -82,6 +100,8 @@ def _open_auto(location: str, download: bool) -> Source:
 
 
 def _open_folder(path: Path) -> Source:
+    if _holds_shards(path):
+        return open_shards(str(path))
     tables = parquet_files(path)
     if not tables:
         return open_images(path, "auto")
@@ -93,6 +113,16 @@ def _open_folder(path: Path) -> Source:
             "meant with kind=parquet or kind=flat, or name the Parquet file itself."
         )
     return open_parquet(path)
+
+
+def _holds_shards(path: Path) -> bool:
+    """An index of shards, or tars that do not merely lie beside images and folders of them."""
+    if (path / INDEX_FILE).is_file():
+        return True
+    with os.scandir(path) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    extensions = {os.path.splitext(entry.name)[1].lower() for entry in visible}
+    return ".tar" in extensions and not extensions & IMAGE_EXTENSIONS and not any(entry.is_dir() for entry in visible)
 
 
 def _folder(location: str) -> Path:

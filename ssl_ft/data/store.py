@@ -1,6 +1,6 @@
-"""The pool of images as training reads it: square uint8 tensors, decoded once into memory or anew each time.
+"""The pool of images as training reads it: decoded once into square uint8 tensors, or anew each time into views.
 
-Every image is squashed to one square; its aspect is kept beside it, so that crops regain its shape. Damaged images
+A square holds the whole image squashed; its aspect is kept beside it, so that crops regain its shape. Damaged images
 are replaced by others in an order that depends on the seed alone, and listed; too many of them stop the run.
 """
 
@@ -9,15 +9,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_ft.data.images import DamagedImage, decode, resize_square, to_channels
+from ssl_ft.data.cuts import cut_views
+from ssl_ft.data.images import DamagedImage, Pixels, decode, resize_square, to_channels
 from ssl_ft.data.source import Source
+from ssl_ft.data.views import ViewRecipe
 from ssl_ft.errors import UserError
 from ssl_ft.seeding import derive_seed
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,29 @@ class ImageStore:
         if self.is_decoded:
             return self._pixels[indices], self._aspects[indices]
         with ThreadPoolExecutor(max(1, self.options.workers)) as pool:
-            pairs = list(pool.map(self._decode_or_replace, indices.tolist()))
+            pairs = list(pool.map(lambda index: self._or_replaced(index, self._squashed), indices.tolist()))
         pixels = torch.from_numpy(np.stack([image for image, _ in pairs]))
         return pixels, torch.tensor([aspect for _, aspect in pairs], dtype=torch.float32)
+
+    def fetch_views(self, indices: Tensor, draws_VBK: Tensor, *, recipe: ViewRecipe) -> Tensor:
+        """Views cut from the full pictures of int64 indices [B], each of which is decoded once.
+
+        Args:
+            indices: int64 [B].
+            draws_VBK: float64 [V, B, 16], of each view `views.view_draws`.
+            recipe: ranges of the views' parameters.
+
+        Returns:
+            uint8 [V, B, C, size, size].
+        """
+        assert not self.is_decoded, "a decoded set has its views made on the device"
+
+        def cut(job: tuple[int, Tensor]) -> Pixels:
+            return self._or_replaced(job[0], lambda index: cut_views(self._picture(index), job[1], recipe=recipe))
+
+        with ThreadPoolExecutor(max(1, self.options.workers)) as pool:
+            cuts = list(pool.map(cut, zip(indices.tolist(), draws_VBK.transpose(0, 1), strict=True)))
+        return torch.from_numpy(np.stack(cuts, axis=1))
 
     def _decode_all(self, memory_map: Path | None, on_progress: Callable[[int], None] | None) -> tuple[Tensor, Tensor]:
         shape = (len(self), self.options.channels, self.options.side, self.options.side)
@@ -115,7 +140,7 @@ class ImageStore:
 
         def place(index: int) -> None:
             try:
-                pixels[index], aspects[index] = self._decode(index)
+                pixels[index], aspects[index] = self._squashed(index)
             except DamagedImage:
                 failed.append(index)
 
@@ -128,8 +153,13 @@ class ImageStore:
             pixels[index], aspects[index] = pixels[stand_in], aspects[stand_in]
         return torch.from_numpy(pixels), torch.from_numpy(aspects)
 
-    def _decode(self, index: int) -> tuple[np.ndarray, float]:
-        """One image as uint8 [C, S, S] and its aspect; a failure is noted before it is raised."""
+    def _squashed(self, index: int) -> tuple[Pixels, float]:
+        """One image as uint8 [C, S, S] and its aspect."""
+        image = self._picture(index)
+        return resize_square(image, self.options.side), image.shape[2] / image.shape[1]
+
+    def _picture(self, index: int) -> Pixels:
+        """One image as uint8 [C, H, W]; a failure is noted before it is raised."""
         options = self.options
         try:
             if index in self._damaged:
@@ -144,10 +174,9 @@ class ImageStore:
             self._note_damage(index, str(error))
             raise DamagedImage(str(error)) from error
         try:
-            image = to_channels(image, options.channels)
+            return to_channels(image, options.channels)
         except UserError as error:
             raise UserError(f"{self.source.names[index]}: {error}") from error
-        return resize_square(image, options.side), image.shape[2] / image.shape[1]
 
     def _note_damage(self, index: int, reason: str) -> None:
         with self._lock:
@@ -161,11 +190,11 @@ class ImageStore:
                 "all; mend or remove the files, or raise the share"
             )
 
-    def _decode_or_replace(self, index: int) -> tuple[np.ndarray, float]:
+    def _or_replaced(self, index: int, read: Callable[[int], T]) -> T:
         try:
-            return self._decode(index)
+            return read(index)
         except DamagedImage:
-            return self._decode(self._stand_in(index))
+            return read(self._stand_in(index))
 
     def _stand_in(self, index: int) -> int:
         """The first readable image of a sequence that depends on the seed and the index alone."""
@@ -174,7 +203,7 @@ class ImageStore:
             try:
                 if other != index and other not in self._damaged:
                     if not self.is_decoded:
-                        self._decode(other)
+                        self._picture(other)
                     return other
             except DamagedImage:
                 continue
@@ -188,8 +217,7 @@ def channel_statistics(
 
     A constant channel gets standard deviation 1, so that normalising it gives 0 rather than a division by 0.
     """
-    count = min(num_images, len(store))
-    indices = torch.arange(count) * len(store) // count
+    indices = torch.from_numpy(store.source.sample(num_images))
     total, squares, pixels = torch.zeros(1), torch.zeros(1), 0
     for part in indices.split(512):
         images = store.fetch(part)[0].to(torch.float64) / 255

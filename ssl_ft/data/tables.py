@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ssl_ft.data.listing import (
     Source,
@@ -28,7 +28,7 @@ from ssl_ft.errors import UserError
 HELD_BYTES = 2**30
 _CACHED_GROUPS = 8
 
-_SPLIT_FILE = re.compile(r"(train|val|valid|validation|test)([-_.]\d.*)?", re.IGNORECASE)
+SPLIT_FILE = re.compile(r"(train|val|valid|validation|test)([-_.]\d.*)?", re.IGNORECASE)
 Columns = dict[str, Sequence[object]]
 
 
@@ -94,7 +94,7 @@ def parquet_columns(path: Path, wanted: Sequence[str]) -> Columns:
     Raises:
         UserError: not a readable Parquet file.
     """
-    file = _open_file(path)
+    file = open_table(path)
     if not wanted:
         return dict.fromkeys(file.schema_arrow.names, ())
     present = [name for name in wanted if name in file.schema_arrow.names]
@@ -106,7 +106,7 @@ class _ParquetImages:
     """One file: its images, held in memory or read by row groups of which the last few are kept, and its columns."""
 
     def __init__(self, path: Path) -> None:
-        self._file = _open_file(path)
+        self._file = open_table(path)
         self._schema = self._file.schema_arrow
         if "image" not in self._schema.names:
             raise UserError(
@@ -114,12 +114,14 @@ class _ParquetImages:
                 "column of encoded image bytes (or a column `path`, which makes it a manifest)."
             )
         self.path, self.rows = path, int(self._file.metadata.num_rows)
-        self._leaf = _bytes_leaf(path, self._schema.field("image").type)
-        self.stored_bytes, self._starts = _leaf_bytes(self._file.metadata, self._leaf)
+        self._leaf = bytes_leaf(path, self._schema.field("image").type)
+        groups = row_groups(self._file.metadata, self._leaf)
+        self.stored_bytes = sum(size for _, size in groups)
+        self._starts = list(accumulate((rows for rows, _ in groups), initial=0))
         self._recent: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
         self.is_held = self.stored_bytes <= HELD_BYTES
-        self._held = _large_binary(self._file.read(columns=[self._leaf])) if self.is_held else None
+        self._held = image_column(self._file.read(columns=[self._leaf])) if self.is_held else None
 
     def read(self, row: int) -> bytes:
         """Encoded bytes; a null row is an empty file, to be found and listed when it is decoded."""
@@ -128,7 +130,7 @@ class _ParquetImages:
         group = bisect.bisect_right(self._starts, row) - 1
         with self._lock:  # a Parquet file is read by one thread at a time
             if group not in self._recent:
-                self._recent[group] = _large_binary(self._file.read_row_group(group, columns=[self._leaf]))
+                self._recent[group] = image_column(self._file.read_row_group(group, columns=[self._leaf]))
                 if len(self._recent) > _CACHED_GROUPS:
                     self._recent.popitem(last=False)
             self._recent.move_to_end(group)
@@ -153,7 +155,7 @@ class _ParquetImages:
 
     def class_words(self) -> list[object]:
         """What each row's class is called: by `label_name`, else by the schema's list of names, else None."""
-        known = _metadata_names(self._schema.metadata or {})
+        known = metadata_names(self._schema.metadata or {})
         if "label_name" in self._schema.names or not known:
             return self.column("label_name")
         return [
@@ -162,19 +164,25 @@ class _ParquetImages:
         ]
 
 
-def _open_file(path: Path) -> Any:
+def open_table(path: Path | str, file: IO[bytes] | None = None) -> Any:
+    """A Parquet file, opened at its path or from a file that stands for it.
+
+    Raises:
+        UserError: it is none.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(file or path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
             f"{path} cannot be read as Parquet: {str(error).splitlines()[0]} Write it again, or name another file."
         ) from error
 
 
-def _large_binary(table: Any) -> Any:
+def image_column(table: Any) -> Any:
+    """The encoded images of a table as one Arrow array of bytes."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -184,7 +192,12 @@ def _large_binary(table: Any) -> Any:
     return column.cast(pa.large_binary()).combine_chunks()  # offsets of 64 bits: a group may pass 2 GiB
 
 
-def _bytes_leaf(path: Path, kind: Any) -> str:
+def bytes_leaf(path: Path | str, kind: Any) -> str:
+    """Where in the column `image`, which has this Arrow type, the bytes are: the path of a Parquet column.
+
+    Raises:
+        UserError: it holds no bytes.
+    """
     import pyarrow as pa
 
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -197,17 +210,17 @@ def _bytes_leaf(path: Path, kind: Any) -> str:
     )
 
 
-def _leaf_bytes(metadata: Any, leaf: str) -> tuple[int, list[int]]:
-    """Uncompressed size of the column in bytes, and the first row of each row group with the end behind it."""
-    total, starts = 0, [0]
+def row_groups(metadata: Any, leaf: str) -> list[tuple[int, int]]:
+    """Rows of each row group, and the uncompressed bytes of the column at path `leaf` in it."""
+    found = []
     for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
-        starts.append(starts[-1] + group.num_rows)
         chunks = [group.column(index) for index in range(group.num_columns)]
-        total += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == leaf)
-    return total, starts
+        sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == leaf]
+        found.append((int(group.num_rows), int(sum(sizes))))
+    return found
 
 
-def _metadata_names(metadata: dict[bytes, bytes]) -> list[str]:
+def metadata_names(metadata: dict[bytes, bytes]) -> list[str]:
     """Class names from the schema's `label_names`, or from the features the Hugging Face hub writes there."""
     try:
         if b"label_names" in metadata:
@@ -231,13 +244,13 @@ def _file_splits(path: Path, tables: list[_ParquetImages]) -> list[object]:
     """Each row's split: by its column `split`, else by the name of its file where a folder was opened."""
     values: list[object] = []
     for table in tables:
-        match = _SPLIT_FILE.fullmatch(table.path.stem) if path.is_dir() else None
+        match = SPLIT_FILE.fullmatch(table.path.stem) if path.is_dir() else None
         own = table.column("split")
         if match and not any(own):
             own = [canonical_split(match[1])] * table.rows
         values += own
     bare = [table.path.name for table in tables if not any(table.column("split"))]
-    bare = [name for name in bare if not _SPLIT_FILE.fullmatch(Path(name).stem)]
+    bare = [name for name in bare if not SPLIT_FILE.fullmatch(Path(name).stem)]
     if bare and any(values):
         raise UserError(
             f"{path}: some files say which split they are (train, val or test) and some do not "

@@ -84,7 +84,7 @@ def make_views(
     Returns:
         [B, C, V, V] of `dtype`, values in [0, 1].
     """
-    draws = uniform(indices_B, seed=seed, purpose="view", epoch=epoch, view=view, columns=_NUM_DRAWS).to(dtype)
+    draws = view_draws(indices_B, seed=seed, epoch=epoch, view=view).to(dtype)
     channels, side = images_BCSS.shape[1], images_BCSS.shape[2]
     to_columns, to_rows = _resampling(draws[:, :9], aspects_B.to(dtype), side=side, recipe=recipe)
     pixels = images_BCSS.to(dtype) / 255
@@ -96,14 +96,66 @@ def make_views(
     return _recolour(views, draws[:, 9:], recipe=recipe, is_colour=channels == 3)
 
 
-def _resampling(draws: Tensor, aspects: Tensor, *, side: int, recipe: ViewRecipe) -> tuple[Tensor, Tensor]:
-    """Matrices [B, V, S] for the horizontal and the vertical axis: crop, resize, flip and blur in one."""
+def finish_views(
+    cuts_BCVV: Tensor,
+    indices_B: Tensor,
+    *,
+    recipe: ViewRecipe,
+    seed: int,
+    epoch: int,
+    view: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Blur and colour of views that were cut out where the images were decoded (`cuts.cut_views`).
+
+    The draws, arguments and result are those of `make_views`; its views come from a smaller copy of the image, these
+    from all of its pixels, rounded to whole numbers before they are blurred and coloured.
+
+    Args:
+        cuts_BCVV: uint8 [B, C, V, V].
+        indices_B: int64 [B], the images' numbers in the pool.
+        recipe: ranges of the parameters.
+        seed: the run's seed.
+        epoch: epoch counter.
+        view: number of the view.
+        dtype: float32 or float64.
+    """
+    draws = view_draws(indices_B, seed=seed, epoch=epoch, view=view).to(dtype)
+    views = cuts_BCVV.to(dtype) / 255
+    if recipe.blur > 0:
+        is_blurred = draws[:, 7] < recipe.blur
+        # On a CPU only the blurred ones are worked on; on a device, counting them would stop the stream.
+        chosen = torch.nonzero(is_blurred).squeeze(1) if views.device.type == "cpu" else torch.arange(len(views))
+        matrix = _blur_matrix(_between(draws[chosen, 8], recipe.blur_sigma), size=recipe.size)
+        matrix = torch.where(is_blurred[chosen].view(-1, 1, 1), matrix, torch.eye(recipe.size).to(matrix)).unsqueeze(1)
+        views[chosen] = matrix @ views[chosen] @ matrix.transpose(2, 3)
+    return _recolour(views, draws[:, 9:], recipe=recipe, is_colour=views.shape[1] == 3)
+
+
+def view_draws(indices_B: Tensor, *, seed: int, epoch: int, view: int) -> Tensor:
+    """float64 [B, 16], every random number of one view of each image: the first nine place and blur it."""
+    return uniform(indices_B, seed=seed, purpose="view", epoch=epoch, view=view, columns=_NUM_DRAWS)
+
+
+def crop_boxes(draws: Tensor, aspects_B: Tensor, *, recipe: ViewRecipe) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Left, top, width and height [B] of each view in shares of its image, before any turn.
+
+    Args:
+        draws: [B, ≥ 4] of `view_draws`.
+        aspects_B: [B], width/height of the images.
+        recipe: ranges.
+    """
     area = _between(draws[:, 0], recipe.scale)
     ratio = _between(draws[:, 1], (math.log(recipe.ratio[0]), math.log(recipe.ratio[1]))).exp()
     # A box wider or taller than the image is cut to it (torchvision draws again; the shares differ by little).
-    width = (area * ratio / aspects).sqrt().clamp(max=1.0)
-    height = (area * aspects / ratio).sqrt().clamp(max=1.0)
-    left, top = draws[:, 2] * (1 - width), draws[:, 3] * (1 - height)
+    width = (area * ratio / aspects_B).sqrt().clamp(max=1.0)
+    height = (area * aspects_B / ratio).sqrt().clamp(max=1.0)
+    return draws[:, 2] * (1 - width), draws[:, 3] * (1 - height), width, height
+
+
+def _resampling(draws: Tensor, aspects: Tensor, *, side: int, recipe: ViewRecipe) -> tuple[Tensor, Tensor]:
+    """Matrices [B, V, S] for the horizontal and the vertical axis: crop, resize, flip and blur in one."""
+    left, top, width, height = crop_boxes(draws, aspects, recipe=recipe)
     if recipe.quarter_turn > 0:
         turned = draws[:, 6] < recipe.quarter_turn
         left, top = torch.where(turned, top, left), torch.where(turned, left, top)

@@ -1,8 +1,8 @@
 """The linear probe: multinomial logistic regression with an L2 penalty on standardised features.
 
 The objective is written out in `fit_linear` and minimised to its (unique) solution, so a probe's score depends on the
-features and labels alone, not on a learning rate or a number of epochs. Not here: extracting features, drawing label
-budgets, scoring. No function of this file is ever handed a test label.
+features and labels alone, not on a learning rate or a number of epochs. Not here: the solver (`logistic.py`), features,
+drawing label budgets, scoring. No function of this file is ever handed a test label.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
+from torch import Tensor
 
 from ssl_ft.data.splits import carve_val
 from ssl_ft.errors import UserError
+from ssl_ft.evaluate.logistic import log_losses, solve
+from ssl_ft.evaluate.logistic_objective import Design, design_of
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.floating[Any]]
@@ -29,12 +32,18 @@ DEFAULT_STRENGTH = 1.0
 # Past this many labels one val split is as telling as folds and several times cheaper.
 _FOLDS_UP_TO = 2000
 
-# Largest entry of the gradient to stop at. Choosing needs a ranking only: 1e-4 picked probes of the same accuracy to
-# 0.001 for 1.6 times the time. The probe itself needs the solution: few labels of well separated classes hardly
-# determine the bias, and 1e-9 settles it to five digits.
+# Largest entry of the gradient to stop at. Choosing needs a ranking only: on a grid of decades 1e-4 picked probes of
+# the same accuracy to 0.001 for 1.6 times the time (finer grids: `_choosing_tolerance`). The probe itself needs the
+# solution: few labels of well separated classes hardly determine the bias, and 1e-9 settles it to five digits.
 _CHOOSING_TOLERANCE = 1e-3
 _FINAL_TOLERANCE = 1e-9
-_REQUIRED_TOLERANCE = 1e-6
+
+# Strengths solved together: enough for two products of matrices to serve many columns, few enough that a search that
+# ends early has not paid for the weakest, which take the most steps.
+_AT_ONCE = 4
+
+# Rows in float64 at a time.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +66,12 @@ class LinearProbe:
 
     def predict_proba(self, features: Features) -> Floats:
         """Return class probabilities, float64 [N, C], of features [N, D] that have not been standardised."""
-        logits = _standardised(features, mean=self.mean, scale=self.scale) @ self.weights + self.bias
-        return np.asarray(softmax(logits, axis=1), dtype=np.float64)
+        _check_finite(features, mean=self.mean, scale=self.scale)
+        shares = np.empty((len(features), len(self.bias)))
+        for start in range(0, len(features), _BLOCK):
+            standard = (features[start : start + _BLOCK].astype(np.float64) - self.mean) / self.scale
+            shares[start : start + _BLOCK] = softmax(standard @ self.weights + self.bias, axis=1)
+        return shares
 
 
 def standardise(reference: Features) -> tuple[Floats, Floats]:
@@ -67,9 +80,10 @@ def standardise(reference: Features) -> tuple[Floats, Floats]:
     The reference needs no labels: pass the features of all training images, the few labelled ones are too few.
     A feature that is constant up to float32 rounding gets scale 1, or its rounding noise would count as a signal.
     """
-    values = reference.astype(np.float64)
-    mean = values.mean(axis=0)
-    deviation = values.std(axis=0)
+    mean, squares = reference.mean(axis=0, dtype=np.float64), np.zeros(reference.shape[1])
+    for start in range(0, len(reference), _BLOCK):
+        squares += np.square(reference[start : start + _BLOCK] - mean).sum(axis=0)
+    deviation = np.sqrt(squares / len(reference))
     return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
 
 
@@ -93,17 +107,19 @@ def fit_linear(
         UserError: One class only, or features that are not finite.
     """
     assert strength > 0, "the penalty makes the solution unique, so it must be positive"
-    present, targets = _one_hot(labels, num_classes)
-    standard = _standardised(features, mean=mean, scale=scale)
-    centre = standard.mean(axis=0)
-    design, axes = _rotated(standard - centre)
-    # Twice: the second run rescales its unknowns by the curvature where the first one ended.
-    rough = _minimise(design, targets, strength=strength, start=None, tolerance=_CHOOSING_TOLERANCE)
-    solution = _minimise(design, targets, strength=strength, start=rough, tolerance=_FINAL_TOLERANCE)
-    weights = np.zeros((len(centre), num_classes))
-    weights[:, present] = axes @ solution[:, 1:].T
-    bias = np.full(num_classes, -np.inf)
-    bias[present] = solution[:, 0] - centre @ weights[:, present]
+    _check_finite(features, mean=mean, scale=scale)
+    present, codes = _coded(labels, num_classes)
+    design = design_of(_tensor(features), _tensor(scale))
+    found = solve(
+        design,
+        codes,
+        strengths=torch.tensor([strength], dtype=torch.float64),
+        num_classes=len(present),
+        tolerance=_FINAL_TOLERANCE,
+    )
+    weights, bias = np.zeros((len(mean), num_classes)), np.full(num_classes, -np.inf)
+    weights[:, present], bias[present] = found.weights[0].T.numpy(), found.bias[0].numpy()
+    bias[present] -= (design.origin.numpy() - mean) / scale @ weights[:, present]
     return LinearProbe(weights=weights, bias=bias, mean=mean, scale=scale, strength=strength)
 
 
@@ -123,7 +139,8 @@ def choose_strength(
 
     Log-loss rather than accuracy: with ten held-out labels accuracy moves in steps of a tenth and most strengths tie,
     while log-loss still tells them apart, and it favours the probe whose probabilities can be trusted. Strengths are
-    tried from the strongest on, and the search ends once the loss has risen twice in a row (over-fitting has set in).
+    tried from the strongest on, a few of them on all folds together, and the search ends once the loss has risen twice
+    in a row (over-fitting has set in).
 
     Held out are either the val labels given or, in turn, stratified folds of the labels themselves. A class with one
     label is never held out; where no class has two, nothing can be, and `DEFAULT_STRENGTH` is returned. Val labels of a
@@ -140,22 +157,22 @@ def choose_strength(
         strengths: What to choose from, each > 0.
         folds: Number of folds, >= 2.
     """
-    standard = _standardised(features, mean=mean, scale=scale)
-    present, targets = _one_hot(labels, num_classes)
-    centre = standard.mean(axis=0)
-    design, axes = _rotated(standard - centre)
+    _check_finite(features, mean=mean, scale=scale)
+    present, codes = _coded(labels, num_classes)
     if val is None:
         fold_of = assign_folds(labels, folds=folds, seed=seed)
-        parts = [
-            (design[fold_of != fold], targets[:, fold_of != fold], design[fold_of == fold], targets[:, fold_of == fold])
-            for fold in np.unique(fold_of[fold_of >= 0])
-        ]
+        is_held = [fold_of == fold for fold in np.unique(fold_of[fold_of >= 0])]
+        held_out = [(features[held], labels[held]) for held in is_held]
     else:
-        is_known = np.isin(val[1], present)
-        held_out = (_standardised(val[0][is_known], mean=mean, scale=scale) - centre) @ axes
-        held_targets = (val[1][is_known] == present[:, None]).astype(np.float64)
-        parts = [(design, targets, held_out, held_targets)] if is_known.any() else []
-    return _best_strength(parts, sorted(strengths, reverse=True)) if parts else DEFAULT_STRENGTH
+        is_known, is_held = np.isin(val[1], present), [np.zeros(len(labels), dtype=np.bool_)]
+        held_out = [(val[0][is_known], val[1][is_known])] if is_known.any() else []
+        _check_finite(val[0][is_known], mean=mean, scale=scale)
+    if not held_out:
+        return DEFAULT_STRENGTH
+    design = design_of(_tensor(features), _tensor(scale))
+    parts = [(_tensor(rows), torch.from_numpy(np.searchsorted(present, known))) for rows, known in held_out]
+    kept = torch.from_numpy(~np.stack(is_held)) if val is None else None
+    return _best_strength(design, codes, kept, parts, num_classes=len(present), strengths=strengths)
 
 
 def assign_folds(labels: Labels, *, folds: int, seed: int) -> Labels:
@@ -195,97 +212,73 @@ def probe_budget(
     return fit_linear(features, labels, strength=strength, num_classes=num_classes, mean=mean, scale=scale)
 
 
-def _best_strength(parts: list[tuple[Floats, Floats, Floats, Floats]], strengths: list[float]) -> float:
-    """Walk from strong to weak; each fit starts from the last one's solution, which is near."""
-    solutions: list[Floats | None] = [None] * len(parts)
-    best, best_loss, previous, num_rises = strengths[0], np.inf, np.inf, 0
-    for strength in strengths:
-        loss = 0.0
-        for number, (design, targets, held_out, held_targets) in enumerate(parts):
-            solution = _minimise(
-                design, targets, strength=strength, start=solutions[number], tolerance=_CHOOSING_TOLERANCE
-            )
-            solutions[number] = solution
-            loss -= float((log_softmax(solution[:, 1:] @ held_out.T + solution[:, :1], axis=0) * held_targets).sum())
-        if loss < best_loss:
-            best, best_loss = strength, loss
-        num_rises = num_rises + 1 if loss > previous else 0
-        if num_rises == 2:
-            break
-        previous = loss
-    return best
-
-
-def _standardised(features: Features, *, mean: Floats, scale: Floats) -> Floats:
-    standard = (features.astype(np.float64) - mean) / scale
-    if not np.isfinite(standard).all():
-        bad = int((~np.isfinite(standard)).any(axis=1).sum())
-        raise UserError(
-            f"The encoder's features of {bad} of {len(standard)} images are not finite numbers, so no probe can be "
-            "fitted or scored: the encoder's training has diverged or its weights are damaged; use another checkpoint."
+def _best_strength(
+    design: Design,
+    codes: Tensor,
+    kept: Tensor | None,
+    held_out: list[tuple[Tensor, Tensor]],
+    *,
+    num_classes: int,
+    strengths: Sequence[float],
+) -> float:
+    """Walk from strong to weak, a few at a time; each starts from the weakest solved before, which is near."""
+    ordered = np.sort(np.asarray(strengths, dtype=np.float64))[::-1].copy()
+    losses, theta = np.empty(0), None
+    for some in torch.from_numpy(ordered).split(_AT_ONCE):
+        found = solve(
+            design,
+            codes,
+            strengths=some.repeat(len(held_out)),
+            num_classes=num_classes,
+            tolerance=_choosing_tolerance(ordered),
+            kept=None if kept is None else kept.repeat_interleave(len(some), dim=0),
+            start=None if theta is None else theta.repeat_interleave(len(some), dim=0),
         )
-    return standard
+        theta = found.theta[len(some) - 1 :: len(some)]
+        total = torch.zeros(len(some), dtype=torch.float64)
+        for weights, bias, part in zip(
+            found.weights.split(len(some)), found.bias.split(len(some)), held_out, strict=True
+        ):
+            for rows, known in zip(part[0].split(_BLOCK), part[1].split(_BLOCK), strict=True):
+                total += log_losses(weights, bias, (rows.double() - design.origin) / design.scale, known)
+        losses = np.append(losses, total.numpy())
+        has_risen = np.diff(losses) > 0
+        if (has_risen[1:] & has_risen[:-1]).any():
+            break
+    return float(ordered[losses.argmin()])
 
 
-def _one_hot(labels: Labels, num_classes: int) -> tuple[Labels, Floats]:
-    """Classes present [P], ascending, and the targets [P, N] of a problem in these classes only."""
-    present = np.unique(labels)
+def _choosing_tolerance(ordered: Floats) -> float:
+    """Near its minimum the loss is a parabola in log strength: half the step of the grid tells a quarter as much."""
+    steps = -np.diff(np.log10(ordered))
+    step = float(steps[steps > 0].min(initial=1.0))
+    return _CHOOSING_TOLERANCE * step**2
+
+
+def _check_finite(features: Features, *, mean: Floats, scale: Floats) -> None:
+    is_bad: NDArray[np.bool_] = np.asarray(~np.isfinite(features).all(axis=1))
+    # Of the mean of all training images one bad one is enough to spoil every row.
+    is_bad |= not bool(np.isfinite(mean).all() and np.isfinite(scale).all())
+    if is_bad.any():
+        raise UserError(
+            f"The encoder's features of {is_bad.sum()} of {len(is_bad)} images are not finite numbers, so no probe can "
+            "be fitted or scored: the encoder's training has diverged or its weights are damaged; use another "
+            "checkpoint."
+        )
+
+
+def _coded(labels: Labels, num_classes: int) -> tuple[Labels, Tensor]:
+    """Classes present [P], ascending, and each label's place among them, int64 [N]."""
+    present, codes = np.unique(labels, return_inverse=True)
     assert len(present), "a probe needs labels"
     assert 0 <= present[0] <= present[-1] < num_classes, "labels lie in [0, num_classes)"
     if len(present) < 2:
         raise UserError(
             f"All {len(labels)} labels to learn from are of one class ({present[0]}): a probe needs two or more."
         )
-    return present, (labels == present[:, None]).astype(np.float64)
+    return present, torch.from_numpy(codes)
 
 
-def _rotated(centred: Floats) -> tuple[Floats, Floats]:
-    """Coordinates [N, R] of the rows on their principal axes [D, R], orthonormal: centred = coordinates @ axes.T.
-
-    The penalty does not see a rotation, so the solution is the same. With fewer rows than features it lies in the span
-    of the rows (any part outside costs penalty and changes no logit): R = N, several times fewer unknowns.
-    """
-    if centred.shape[0] < centred.shape[1]:
-        span, triangle = np.linalg.qr(centred.T)
-        left, sizes, right = np.linalg.svd(triangle)
-        return right.T * sizes, span @ left
-    axes = np.linalg.eigh(centred.T @ centred)[1]
-    return centred @ axes, axes
-
-
-def _minimise(design: Floats, targets: Floats, *, strength: float, start: Floats | None, tolerance: float) -> Floats:
-    """Solution [C, 1 + R] (bias first) of the objective of `fit_linear` for a design [N, R] and targets [C, N]."""
-    (num_rows, num_axes), num_classes = design.shape, len(targets)
-    first = np.zeros((num_classes, 1 + num_axes)) if start is None else start
-    probabilities = softmax(first[:, 1:] @ design.T + first[:, :1], axis=0)
-    # Unknowns are rescaled by the curvature at the start: softmax's p (1 − p) times the variance along the axis, plus
-    # the penalty. Measured: up to four times fewer steps than without, most where the penalty is weak.
-    spread = np.maximum(np.mean(probabilities * (1.0 - probabilities)), 1e-12)
-    penalty = np.full(1 + num_axes, strength)
-    penalty[0] = 0.0
-    stretch = np.sqrt(spread * np.concatenate([[1.0], np.mean(design * design, axis=0)]) + penalty)
-
-    def loss_and_gradient(flat: Floats) -> tuple[float, Floats]:
-        unknowns = flat.reshape(num_classes, 1 + num_axes) / stretch
-        logits = unknowns[:, 1:] @ design.T
-        logits += unknowns[:, :1]
-        logits -= logits.max(axis=0)
-        of_target = np.vdot(logits, targets)
-        errors = np.exp(logits, out=logits)
-        totals = errors.sum(axis=0)
-        loss = (np.log(totals).sum() - of_target) / num_rows
-        errors /= totals
-        errors -= targets
-        gradient = penalty * unknowns
-        loss += 0.5 * np.vdot(gradient, unknowns)
-        gradient[:, 0] += errors.mean(axis=1)
-        gradient[:, 1:] += errors @ design / num_rows
-        gradient /= stretch
-        return float(loss), gradient.ravel()
-
-    # ftol = 0: only the gradient decides; a small gain of one step says little about the distance to the solution.
-    limits = {"gtol": tolerance / stretch.max(), "ftol": 0.0, "maxiter": 100_000, "maxfun": 200_000, "maxls": 50}
-    result = minimize(loss_and_gradient, (first * stretch).ravel(), jac=True, method="L-BFGS-B", options=limits)
-    steepest = float(np.abs(result.jac.reshape(first.shape) * stretch).max())
-    assert steepest <= max(tolerance, _REQUIRED_TOLERANCE), f"probe did not converge: {result.message}, {steepest:.1e}"
-    return np.asarray(result.x.reshape(first.shape) / stretch)
+def _tensor(array: Features) -> Tensor:
+    """The same memory where it can be shared."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))

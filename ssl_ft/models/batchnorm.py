@@ -84,3 +84,8 @@ def use_global_batch_norm(module: nn.Module) -> nn.Module:
     new.num_batches_tracked = module.num_batches_tracked
     new.train(module.training)
     return new
+
+
+def has_batch_statistics(module: nn.Module) -> bool:
+    """Whether any part's training-mode result for one image depends on the others in its batch."""
+    return any(isinstance(part, _BatchNorm) for part in module.modules())

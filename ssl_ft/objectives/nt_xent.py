@@ -3,6 +3,7 @@
 No projector, no encoder, no views here. Shape suffixes: M local rows, K all rows, D embedding size.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from ssl_ft import dist
 
 # Rows handled at once: 1024 x 8192 float32 logits are 32 MiB, past which a larger block gains no speed.
 _BLOCK_ROWS = 1024
+# exp(−80) is still a normal float32 number: past that span of logits rows need their own maxima.
+_WIDEST_SPAN = 80
 
 
 def nt_xent(first_ND: Tensor, second_ND: Tensor, *, temperature: float) -> Tensor:
@@ -56,6 +59,9 @@ def _contrast(first_ND: Tensor, second_ND: Tensor, *, temperature: float, is_pos
         rows = rows if rows.dtype == torch.float64 else rows.float()
         # τ is split over both factors, so that one product gives the logits.
         rows_MD = F.normalize(rows, dim=1) / temperature**0.5
+        if dist.world_size() == 1 and 2 / temperature < _WIDEST_SPAN:
+            mirrored_M: Tensor = _MirroredRows.apply(rows_MD, 1 / temperature, is_positive_in_denominator)
+            return mirrored_M.mean()
         columns_KD = dist.gather_with_gradient(rows_MD).flatten(0, 1)
         own_M = torch.arange(2 * num, device=rows.device) + dist.rank() * 2 * num
         positive_M = torch.cat([own_M[num:], own_M[:num]])
@@ -63,8 +69,71 @@ def _contrast(first_ND: Tensor, second_ND: Tensor, *, temperature: float, is_pos
     return loss_M.mean()
 
 
+class _MirroredRows(torch.autograd.Function):
+    """Loss of each row against all others on one process, where the logits are a symmetric matrix.
+
+    Only blocks on and above the diagonal are computed, and each serves its rows and its columns. No logit exceeds 1/τ,
+    so that bound stands in for the rows' maxima and one exp an entry is all a pass needs. Blocks live for a moment
+    and are computed again in backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows_MD: Tensor, bound: float, keeps_positive: bool) -> Tensor:
+        sum_M = rows_MD.new_zeros(len(rows_MD))
+        for top, left, share in _mirrored_blocks(rows_MD, bound, keeps_positive):
+            sum_M[top] += share.sum(1)
+            if left.start > top.start:
+                sum_M[left] += share.sum(0)
+        ctx.save_for_backward(rows_MD, sum_M)
+        ctx.bound, ctx.keeps_positive = bound, keeps_positive
+        return sum_M.log() + bound - (rows_MD * _partners(rows_MD)).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_M: Tensor) -> tuple[Tensor, None, None]:
+        rows_MD, sum_M = ctx.saved_tensors
+        # The logit of i and j is in the loss of both: its share of each row's sum comes with that row's weight.
+        weight_M = grad_M / sum_M
+        grad_MD = (grad_M + _partners(grad_M)).unsqueeze(1) * -_partners(rows_MD)
+        for top, left, share in _mirrored_blocks(rows_MD, ctx.bound, ctx.keeps_positive):
+            share *= weight_M[top, None] + weight_M[None, left]
+            grad_MD[top].addmm_(share, rows_MD[left])
+            if left.start > top.start:
+                grad_MD[left].addmm_(share.T, rows_MD[top])
+        return grad_MD, None, None
+
+
+def _mirrored_blocks(rows_MD: Tensor, bound: float, keeps_positive: bool) -> Iterator[tuple[slice, slice, Tensor]]:
+    """exp(logit − bound) of the blocks on and above the diagonal, 0 where a row meets itself (for DCL its positive)."""
+    num_rows = len(rows_MD)
+    offset = rows_MD.new_full((1, 1), -bound)
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        top = slice(start, min(start + _BLOCK_ROWS, num_rows))
+        for begin in range(start, num_rows, _BLOCK_ROWS):
+            left = slice(begin, min(begin + _BLOCK_ROWS, num_rows))
+            share = torch.addmm(offset, rows_MD[top], rows_MD[left].T).exp_()
+            _clear_diagonal(share, begin - start, at=0)
+            if not keeps_positive:
+                _clear_diagonal(share, begin - start, at=num_rows // 2)
+                _clear_diagonal(share, begin - start, at=-(num_rows // 2))
+            yield top, left, share
+
+
+def _clear_diagonal(share: Tensor, shift: int, *, at: int) -> None:
+    """Zero the entries whose column is `at` places after their row, in a block whose columns start `shift` later."""
+    if -share.shape[0] < at - shift < share.shape[1]:
+        share.diagonal(at - shift).zero_()
+
+
+def _partners(values: Tensor) -> Tensor:
+    """The values of each row's positive: the two halves change places."""
+    return values.roll(len(values) // 2, 0)
+
+
 class _BlockedRows(torch.autograd.Function):
-    """Loss of each row against all columns; logits live for one block of rows and are computed again in backward."""
+    """Loss of this rank's rows against all ranks' columns.
+
+    Logits live for one block of rows and are computed again in backward.
+    """
 
     @staticmethod
     def forward(

@@ -1,8 +1,10 @@
-"""What every objective returns."""
+"""What every objective returns, and what one must offer for its gradient to be cached."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -19,3 +21,20 @@ class LossParts:
     total: Tensor
     parts: dict[str, Tensor]
     terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Cacheable(Protocol):
+    """An objective whose loss needs all images at once, but of each only its features: `backward.py` caches those."""
+
+    def features(self, batch: Any) -> Tensor:
+        """[2B, D] features, those of all first views before those of the second."""
+        ...
+
+    def loss_of(self, features_ND: Tensor) -> LossParts:
+        """The loss from the features alone."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What is trained."""
+        ...

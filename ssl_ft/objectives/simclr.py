@@ -45,9 +45,18 @@ class SimCLR(nn.Module):
         self.views, self.loss, self.temperature = views, loss, temperature
 
     def forward(self, batch: Batch) -> LossParts:
-        """Loss of one batch; both views go through the encoder at once, so batch norm sees them together."""
+        """Loss of one batch."""
+        return self.loss_of(self.features(batch))
+
+    def features(self, batch: Batch) -> Tensor:
+        """[2B, D]; both views go through the encoder at once, so batch norm sees them together."""
         images = torch.cat([self.views(batch, view=0), self.views(batch, view=1)])
-        total = contrast(self.projector(self.encoder(images)), loss=self.loss, temperature=self.temperature)
+        features: Tensor = self.encoder(images)
+        return features
+
+    def loss_of(self, features_ND: Tensor) -> LossParts:
+        """The loss from the features of both views, first ones first."""
+        total = contrast(self.projector(features_ND), loss=self.loss, temperature=self.temperature)
         return LossParts(total, {"contrast": total.detach()})
 
 

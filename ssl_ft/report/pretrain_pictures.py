@@ -23,7 +23,7 @@ def write_pretrain_pictures(work: Pretraining, folder: Path) -> None:
     count = min(_NUM_IMAGES, len(work.store))
     indices = torch.arange(count) * len(work.store) // count
     images, aspects = work.store.fetch(indices)
-    batch = Batch(images, aspects, indices, epoch=0, progress=1.0).to(work.device)
+    batch = Batch(images, aspects, indices, epoch=0).to(work.device)
     objective = work.objective
     makers = {
         SimCLR: lambda o: o.views,

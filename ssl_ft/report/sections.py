@@ -125,7 +125,7 @@ _PANEL_WORDS = {
 }
 _FROM_ZERO = {"embedding_std", "rank_me", "lr", "grad_norm"}
 # Facts about the machine, not about learning: the median rate stands among the costs.
-_NO_PANEL = {"images_per_second", "seconds", "epoch"}
+_NO_PANEL = {"images_per_second", "stall_share", "seconds", "epoch"}
 
 
 def panel_views(run: Run, *, prefix: str) -> tuple[PanelView, ...]:

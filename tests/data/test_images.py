@@ -66,7 +66,7 @@ def test_lossy_formats_come_close(kind: str, options: dict[str, int]) -> None:
     pixels = smooth(40, 60)
     got = decode(encoded(Image.fromarray(pixels), kind, **options))
     assert got.dtype == np.uint8
-    assert got.flags.c_contiguous
+    assert got.transpose(1, 2, 0).flags.c_contiguous  # channels last in memory, which Pillow resizes without a copy
     assert np.abs(got.astype(int) - first(pixels)).max() < 12
 
 

@@ -19,7 +19,7 @@ def classes(root: Path, *names: str, count: int = 2) -> str:
 
 
 def test_every_kind_can_be_named(tmp_path: Path) -> None:
-    assert list(KINDS) == ["class_folders", "flat", "manifest", "parquet", "array", "torchvision", "digits"]
+    assert list(KINDS) == ["class_folders", "flat", "manifest", "parquet", "array", "shards", "torchvision", "digits"]
     folder = classes(tmp_path / "x", "a", "b")
     for kind in ("class_folders", "flat"):
         assert open_source(folder, kind=kind).kind == kind

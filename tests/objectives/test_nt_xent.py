@@ -34,8 +34,12 @@ def test_value_and_gradient_equal_the_paper(loss, reference, count, size, temper
 
 
 @pytest.mark.parametrize(("loss", "reference"), PAIRS)
-def test_blocks_of_rows_change_nothing(loss, reference, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 3)
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 7])
+@pytest.mark.parametrize("span", [0, 80])
+def test_blocks_of_rows_change_nothing(loss, reference, rows, span, monkeypatch):
+    """Span 0 takes the form for several ranks and cold temperatures, 80 the symmetric one."""
+    monkeypatch.setattr(module, "_BLOCK_ROWS", rows)
+    monkeypatch.setattr(module, "_WIDEST_SPAN", span)
     first, second = embeddings(0, 5, 4)
     ours, slow = loss(first, second, temperature=0.3), reference(first, second, 0.3)
     gradients = torch.autograd.grad(ours, (first, second)), torch.autograd.grad(slow, (first, second))
@@ -94,3 +98,24 @@ def test_float32_stays_near_float64_at_a_low_temperature():
     torch.testing.assert_close(
         nt_xent(first.float(), second.float(), temperature=0.02).double(), exact, rtol=1e-5, atol=0
     )
+
+
+@pytest.mark.parametrize("loss", [nt_xent, dcl])
+def test_rows_weigh_as_their_gradient_says(loss, monkeypatch):
+    """The symmetric form against the general one with unequal weights of the rows, which a mean never shows."""
+    first, second = embeddings(6, 6, 5)
+    weights = torch.arange(1.0, 13.0, dtype=torch.float64)
+    monkeypatch.setattr(torch.Tensor, "mean", lambda self: (self * weights).sum())
+    mirrored = torch.autograd.grad(loss(first, second, temperature=0.3), (first, second))
+    monkeypatch.setattr(module, "_WIDEST_SPAN", 0)
+    general = torch.autograd.grad(loss(first, second, temperature=0.3), (first, second))
+    torch.testing.assert_close(mirrored, general, rtol=1e-9, atol=1e-9)
+
+
+def test_far_negatives_do_not_vanish_at_the_coldest_symmetric_temperature():
+    first = torch.tensor([[1.0, 0.0], [-1.0, 1e-3]], requires_grad=True)
+    exact = nt_xent(first.detach().double(), -first.detach().double(), temperature=0.0251)
+    loss = nt_xent(first, -first, temperature=0.0251)
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=0)
+    loss.backward()
+    assert torch.isfinite(first.grad).all()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from ssl_ft.artifact import InputContract, ModelCard, load_model, save_model
 from ssl_ft.cli import main
@@ -122,6 +123,25 @@ def test_a_finished_stage_says_where_it_is_and_does_no_more(run: Path) -> None:
     before = {path: path.stat().st_mtime_ns for stage in STAGES for path in (run / stage).rglob("*")}
     assert command("run", *TINY, f"out={run}")[-1] == str(run)
     assert {path: path.stat().st_mtime_ns for stage in STAGES for path in (run / stage).rglob("*")} == before
+
+
+@pytest.mark.parametrize("objective", ["simclr", "masked"])
+def test_training_views_may_be_smaller_than_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    sides = set()
+
+    def watched(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, nn.Conv2d) and module.training:
+            sides.add(inputs[0].shape[-1])
+
+    with nn.modules.module.register_module_forward_pre_hook(watched):
+        words = ["pretrain", "data=digits", f"objective={objective}", "size=12", "views.size=8", "encoder=test_resnet"]
+        words += ["encoder.stem_stride=1", "duration=2 steps", "batch_size=32", "eval_images=64", "threads=1"]
+        command(*words, f"out={tmp_path / 'o'}")
+    assert max(sides) == 8
+    _, card, _ = load_model(tmp_path / "o" / "encoder")
+    assert card.contract.size == 12
 
 
 def test_settings_that_fine_tuning_would_ignore_are_refused(

@@ -1,0 +1,65 @@
+"""The stage: everything passes here, a fault gives exit code 1 and no traceback, ranks that were started take part."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines import doctor
+from ssl_ft.cli import main
+from ssl_ft.config import DoctorSettings
+from ssl_ft.doctor.examine import CHECKS
+from ssl_ft.launch import run_ranks
+
+
+def verdicts(path: Path) -> dict[str, str]:
+    return {finding["name"]: finding["verdict"] for finding in json.loads(path.read_text())["findings"]}
+
+
+@pytest.mark.dist
+def test_everything_passes_here(tmp_path, capsys):
+    out = tmp_path / "doctor.json"
+    words = [f"out={out}", f"folder={tmp_path}", "data=digits", "memory_mb=100", "device=cpu"]
+    assert main(["doctor", *words]) == 0, capsys.readouterr().out
+    expected = dict.fromkeys(CHECKS, "pass") | {"device": "cannot check"}
+    assert verdicts(out) == expected
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["12 pass, 0 fail, 1 cannot check", str(out)]
+    assert [line.split()[0] for line in lines if line[0] != " "][1:-2] == list(CHECKS)
+
+
+def test_a_fault_gives_exit_code_1_and_a_sentence(capsys):
+    assert main(["doctor", "memory", "disk", "folder=/proc/runs", "memory_mb=100"]) == 1
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert [line.split()[:2] for line in out.splitlines()[1:] if line[0] != " "][:2] == [
+        ["memory", "pass"],
+        ["disk", "fail"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "phrase"),
+    [
+        (["disc"], "checks"),
+        (["out=."], "is a folder"),
+        (["out=nowhere/doctor.json"], "no folder nowhere"),
+        (["ranks=0"], "ranks"),
+    ],
+)
+def test_mistakes_are_refused(words, phrase, capsys):
+    assert main(["doctor", *words]) == 2
+    assert phrase in capsys.readouterr().err
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_ranks_that_were_started_are_compared_and_measured(tmp_path, capfd):
+    out = tmp_path / "doctor.json"
+    settings = DoctorSettings(
+        checks=("versions", "disk", "ranks", "network"), folder=str(tmp_path), out=str(out), device="cpu"
+    )
+    assert run_ranks(doctor.main, settings, num_ranks=2) == 0
+    assert verdicts(out) == dict.fromkeys(settings.checks, "pass")
+    assert "ranks that were started" in out.read_text()
+    assert capfd.readouterr().out.count("verdict") == 1
