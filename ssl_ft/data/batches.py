@@ -17,6 +17,9 @@ from ssl_ft.data.permutation import Order, batch_indices, permute
 from ssl_ft.data.store import ImageStore
 from ssl_ft.data.views import ViewRecipe, finish_views, make_views, normalise, view_draws
 
+# On a CPU views are made of so many images at a time that what passes between one operation and the next stays in the
+# cache: at 224 pixels a batch of 64 took a third longer in one piece.
+_CACHED_BYTES = 5 * 2**20
 # Batches decoded ahead of the step that uses them: enough to ride out a slow file, small enough for memory.
 _AHEAD = 3
 
@@ -107,8 +110,19 @@ class ViewMaker:
 
     def __call__(self, batch: Batch, *, view: int) -> Tensor:
         """[B, C, V, V] normalised, as the encoder takes it."""
-        views = normalise(self.pixels(batch, view=view), mean=self.mean, std=self.std)
-        return views.contiguous(memory_format=torch.channels_last) if self.is_channels_last else views
+        parts = [batch]
+        if batch.indices_B.device.type == "cpu":
+            own = len(self.mean) * self.recipe.size**2 * self.dtype.itemsize
+            parts = batch.split(max(1, len(batch.indices_B) * own // _CACHED_BYTES))
+        layout = torch.channels_last if self.is_channels_last else torch.contiguous_format
+        made = (normalise(self.pixels(part, view=view), mean=self.mean, std=self.std) for part in parts)
+        if len(parts) == 1:
+            return next(made).contiguous(memory_format=layout)
+        shape = (len(batch.indices_B), len(self.mean), self.recipe.size, self.recipe.size)
+        views = torch.empty(shape, dtype=self.dtype, memory_format=layout)
+        for part, place in zip(made, views.split(len(parts[0].indices_B)), strict=True):
+            place.copy_(part)
+        return views
 
 
 @dataclass(frozen=True)
