@@ -4,15 +4,16 @@ Both sides get the same float32 features, draws and strengths, choose by log-los
 rows. Timing alone would reward stopping early, so the rows also say how far the two answers lie apart.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssl_ft.bench.timing import Row, at_least, at_most, compare, wall_seconds
-from ssl_ft.evaluate.probe import STRENGTHS, choose_strength, fit_linear, standardise
+from ssl_ft.evaluate.probe import STRENGTHS, probe_draws
 
 # Distance between two class means in deviations of the noise: 80 % or so of 10 classes can be told apart.
 _DISTANCE = 4.2
@@ -27,7 +28,7 @@ class Task:
     """What both sides have to solve.
 
     Attributes:
-        features: float32 [2N, D]; the first N are for train and val, the others test.
+        features: float32 [2N, D], standardised; the first N are for train and val, the others test.
         labels: int64 [2N].
         draws: (train, val) rows of each draw, together N.
         strengths: to choose from, strongest first.
@@ -64,8 +65,8 @@ class Comparison:
     """Both sides, one entry a draw.
 
     Attributes:
-        our_seconds: to choose the strength and fit the probe.
-        peer_seconds: the peer's.
+        our_seconds: all draws were solved at each turn; this is that time over their number.
+        peer_seconds: to choose the strength of the draw and fit its probe.
         ours: what came out.
         peer: the peer's.
         strengths: what there was to choose from.
@@ -94,7 +95,7 @@ def measure(*, rounds: int) -> Iterator[Row]:
     """Rows of time, accuracy and strength: 20 strengths on 20,000 × 512 features of 10 classes.
 
     Args:
-        rounds: draws; each is a turn of both sides, minutes long for the peer.
+        rounds: draws; each is a turn of both sides.
     """
     size = {"num_images": 20_000, "num_features": 512, "num_classes": 10, "num_strengths": 20}
     found = probe_rows(**size, draws=rounds, seed=0)
@@ -121,7 +122,7 @@ def measure(*, rounds: int) -> Iterator[Row]:
 def probe_rows(
     *, num_images: int, num_features: int, num_classes: int, num_strengths: int, draws: int, seed: int
 ) -> Comparison:
-    """Solve and time every draw by both sides in turns, after a small one that is not timed.
+    """Solve every draw by both sides and time them in turns (all draws of ours, one of the peer's), after a small task.
 
     Args:
         num_images: N of train and val; as many again are test.
@@ -132,13 +133,16 @@ def probe_rows(
         seed: of features and draws.
     """
     small = make_task(_WARM_UP_IMAGES, num_features, num_classes=num_classes, num_strengths=1, draws=1, seed=seed)
-    ours(small, 0), peer(small, 0)
+    ours(small), peer(small, 0)
     task = make_task(
         num_images, num_features, num_classes=num_classes, num_strengths=num_strengths, draws=draws, seed=seed
     )
-    turns = [(_timed(ours, task, draw), _timed(peer, task, draw)) for draw in range(draws)]
-    (our_seconds, mine), (peer_seconds, theirs) = (zip(*side, strict=True) for side in zip(*turns, strict=True))
-    return Comparison(list(our_seconds), list(peer_seconds), list(mine), list(theirs), task.strengths)
+    our_seconds, peer_seconds, theirs = [], [], list[Outcome]()
+    mine: list[Outcome] = []
+    for draw in range(draws):
+        our_seconds.append(wall_seconds(lambda: mine.extend(ours(task))) / draws)
+        peer_seconds.append(wall_seconds(partial(_append, theirs, task, draw)))
+    return Comparison(our_seconds, peer_seconds, mine[:draws], theirs, task.strengths)
 
 
 def make_task(
@@ -159,51 +163,47 @@ def make_task(
     orders = [generator.permutation(num_images) for _ in range(draws)]
     cut = round(_TRAIN_SHARE * num_images)
     strengths = np.geomspace(STRENGTHS[0], STRENGTHS[-1], num_strengths).tolist()
-    return Task(values @ mixing, labels, [(order[:cut], order[cut:]) for order in orders], strengths, num_classes)
+    features = values @ mixing
+    features -= features[:num_images].mean(axis=0)
+    features /= features[:num_images].std(axis=0)
+    return Task(features, labels, [(order[:cut], order[cut:]) for order in orders], strengths, num_classes)
 
 
-def ours(task: Task, draw: int) -> Outcome:
-    """All strengths solved together, the probe of the chosen one to the end."""
-    train, val = task.draws[draw]
-    features, labels = task.features[train], task.labels[train]
-    mean, scale = standardise(features)
-    strength = choose_strength(
-        features,
-        labels,
+def ours(task: Task) -> list[Outcome]:
+    """All strengths of a draw solved together, then the probes of all draws."""
+    num_images, num_features = task.test.start, task.features.shape[1]
+    probes = probe_draws(
+        task.features[:num_images],
+        task.labels[:num_images],
+        task.draws,
         num_classes=task.num_classes,
-        mean=mean,
-        scale=scale,
-        seed=0,
-        val=(task.features[val], task.labels[val]),
+        mean=np.zeros(num_features),
+        scale=np.ones(num_features),
         strengths=task.strengths,
     )
-    probe = fit_linear(features, labels, strength=strength, num_classes=task.num_classes, mean=mean, scale=scale)
-    return Outcome(strength, _share_right(probe.predict_proba(task.features[task.test]), task))
+    test = task.features[task.test]
+    return [Outcome(probe.strength, _share_right(probe.predict_proba(test), task)) for probe in probes]
 
 
 def peer(task: Task, draw: int) -> Outcome:
     """One `LogisticRegression` after the other, with its default solver (L-BFGS) and tolerance."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
-    from sklearn.preprocessing import StandardScaler
 
     train, val = task.draws[draw]
-    scaler = StandardScaler().fit(task.features[train])
-    standard, held_out = scaler.transform(task.features[train]), scaler.transform(task.features[val])
+    features, held_out = task.features[train], task.features[val]
     tried = []
     for strength in task.strengths:
         model = LogisticRegression(C=1 / (strength * len(train)), max_iter=_PEER_STEPS)
-        model.fit(standard, task.labels[train])
+        model.fit(features, task.labels[train])
         loss = log_loss(task.labels[val], model.predict_proba(held_out), labels=model.classes_)
         tried.append((loss, -strength, model))
     _, negative, best = min(tried, key=lambda one: one[:2])
-    return Outcome(-negative, _share_right(best.predict_proba(scaler.transform(task.features[task.test])), task))
+    return Outcome(-negative, _share_right(best.predict_proba(task.features[task.test]), task))
 
 
-def _timed(side: Callable[[Task, int], Outcome], task: Task, draw: int) -> tuple[float, Outcome]:
-    found: list[Outcome] = []
-    seconds = wall_seconds(lambda: found.append(side(task, draw)))
-    return seconds, found[0]
+def _append(found: list[Outcome], task: Task, draw: int) -> None:
+    found.append(peer(task, draw))
 
 
 def _share_right(shares: NDArray[np.floating[Any]], task: Task) -> float:

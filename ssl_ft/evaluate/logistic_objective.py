@@ -11,24 +11,28 @@ from typing import Self
 import torch
 from torch import Tensor
 
-# Numbers in a block of rows or of their logits: 2 to 4 MiB stay in the cache between the two products.
-_MAX_BLOCK = 2**19
+# Numbers in a block of rows or of their logits, so small that they stay in the cache between the two products; in
+# float64 also from the making of a block to its use. Measured: 2^17 to 2^20 and 2^15 to 2^17 are alike.
+_MAX_BLOCK = {torch.float32: 2**19, torch.float64: 2**17}
+# Rows of up to so many numbers (256 MiB) are kept in float64 too; larger ones are made from the features at each step.
+_MAX_DOUBLE = 2**25
 # The logit of a class without a row: exp() gives 0, and unlike −inf it stays finite times 0.
 _NEVER = -1e30
 
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Centred, scaled rows [N, R] of R = min(N, D) columns, block by block in either precision.
+    """Centred rows [N, R] of R = min(N, D) columns, block by block in either precision, and how they are scaled.
 
     Attributes:
-        values: [N, R], row = (value − shift) / stretch in float64.
+        values: [N, R], row = value − shift in float64.
         shift: float64 [R].
-        stretch: float64 [R].
+        stretch: float64 [R]: weights on the rows are weights on the scaled rows / stretch, so no row has to be scaled.
         single: float32 [N, R], the same rows ready made.
-        axes: float64 [R, R], orthonormal columns: eigenvectors of the rows' covariance.
+        double: float64 [N, R], the same, or None where they would be too large.
+        axes: float64 [R, R], orthonormal columns: eigenvectors of the covariance of the scaled rows.
         variances: float64 [R], along the axes.
-        basis: float64 [D, N], orthonormal columns that span the rows where N < D: features = basis @ row.
+        basis: float64 [D, N], orthonormal columns that span the rows where N < D: scaled features = basis @ row.
         origin: float64 [D], the features' mean over these rows.
         scale: float64 [D], what each feature was divided by.
     """
@@ -37,6 +41,7 @@ class Design:
     shift: Tensor
     stretch: Tensor
     single: Tensor
+    double: Tensor | None
     axes: Tensor
     variances: Tensor
     basis: Tensor | None
@@ -46,7 +51,13 @@ class Design:
     def rows(self, block: slice, dtype: torch.dtype) -> Tensor:
         if dtype == torch.float32:
             return self.single[block]
-        return (self.values[block].double() - self.shift) / self.stretch
+        if self.double is not None:
+            return self.double[block]
+        return self.values[block].to(dtype, copy=True).sub_(self.shift)
+
+    def take(self, rows: Tensor) -> Self:
+        """Return some of the rows, int64 [M], with the origin, scale and axes of all."""
+        return replace(self, values=self.values[rows], single=self.single[rows], double=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,19 +124,21 @@ def design_of(features: Tensor, scale: Tensor) -> Design:
         scale: float64 [D], > 0, each feature is divided by it.
     """
     num_rows, num_features = features.shape
-    blocks = list(blocks_of(num_rows, num_features))
+    blocks = list(blocks_of(num_rows, num_features, torch.float64))
     origin = torch.stack([features[block].double().sum(dim=0) for block in blocks]).sum(dim=0) / num_rows
     values, shift, stretch, basis = features, origin, scale, None
     if num_rows < num_features:
         # Weights outside the span of the rows cost penalty and change no logit: N unknowns a class are enough.
         basis, triangle = torch.linalg.qr(((features.double() - origin) / scale).T)
         values, shift, stretch = triangle.T, triangle.new_zeros(num_rows), triangle.new_ones(num_rows)
+    double = values.double() - shift if values.numel() <= _MAX_DOUBLE else None
     single = torch.empty(values.shape, dtype=torch.float32)
     for block in blocks:
-        single[block] = (values[block].double() - shift) / stretch
+        single[block] = values[block].double() - shift if double is None else double[block]
     # Float32 is enough here: any orthonormal axes give the same solution, good ones give it in fewer steps.
-    variances, axes = torch.linalg.eigh((single.T @ single / num_rows).double())
-    return Design(values, shift, stretch, single, axes, variances.clamp(min=0.0), basis, origin, scale)
+    covariance = (single.T @ single).double() / (num_rows * stretch * stretch.unsqueeze(1))
+    variances, axes = torch.linalg.eigh(covariance)
+    return Design(values, shift, stretch, single, double, axes, variances.clamp(min=0.0), basis, origin, scale)
 
 
 def problems_of(design: Design, labels: Tensor, strengths: Tensor, kept: Tensor | None, num_classes: int) -> Problems:
@@ -134,11 +147,12 @@ def problems_of(design: Design, labels: Tensor, strengths: Tensor, kept: Tensor 
     num_rows = counted.sum(dim=(1, 2))
     sums = torch.zeros(len(counted) * num_classes, len(design.variances), dtype=torch.float64)
     shares = torch.zeros(len(counted), num_classes, 1, dtype=torch.float64)
-    for block in blocks_of(len(labels), max(sums.shape)):
+    for block in blocks_of(len(labels), max(sums.shape), torch.float64):
         counts = counted[..., block] * (labels[block] == classes)
         sums.addmm_(counts.flatten(0, 1), design.rows(block, torch.float64))
         shares += counts.sum(dim=2, keepdim=True)
-    means = torch.cat([shares, (sums @ design.axes).view(*shares.shape[:2], -1)], dim=2) / num_rows.view(-1, 1, 1)
+    along = (sums / design.stretch @ design.axes).view(*shares.shape[:2], -1)
+    means = torch.cat([shares, along], dim=2) / num_rows.view(-1, 1, 1)
     penalty = strengths.double().view(-1, 1, 1).repeat(1, 1, 1 + len(design.variances))
     penalty[..., 0] = 0.0
     return Problems(
@@ -153,12 +167,12 @@ def problems_of(design: Design, labels: Tensor, strengths: Tensor, kept: Tensor 
 def evaluate(theta: Tensor, problems: Problems, design: Design) -> Point:
     """Loss and gradient at theta. Targets enter through the class means alone: the blocks see no labels."""
     num_problems, num_classes, _ = theta.shape
-    axes, num_rows = design.axes.to(theta.dtype), problems.num_rows.to(theta.dtype).view(-1, 1, 1)
+    axes = (design.axes / design.stretch.unsqueeze(1)).to(theta.dtype)
     stacked = theta[..., 1:].flatten(0, 1) @ axes.T
     bias = theta[..., :1].masked_fill(~problems.is_present, _NEVER).flatten(0, 1)
     pull, loss = torch.zeros_like(stacked), torch.zeros(num_problems, dtype=torch.float64)
     total, squares = torch.zeros_like(theta[..., :1]), torch.zeros_like(theta[..., :1])
-    for block in blocks_of(len(design.values), max(stacked.shape)):
+    for block in blocks_of(len(design.values), max(stacked.shape), theta.dtype):
         rows = design.rows(block, theta.dtype)
         shares = torch.addmm(bias, stacked, rows.T).view(num_problems, num_classes, -1)
         highest = shares.amax(dim=1, keepdim=True)
@@ -174,6 +188,7 @@ def evaluate(theta: Tensor, problems: Problems, design: Design) -> Point:
         total += shares.sum(dim=2, keepdim=True)
         squares += torch.linalg.vector_norm(shares, dim=2, keepdim=True).square()
         pull.addmm_(shares.flatten(0, 1), rows)
+    num_rows = problems.num_rows.to(theta.dtype).view(-1, 1, 1)
     gradient = torch.cat([total, (pull @ axes).view(num_problems, num_classes, -1)], dim=2) / num_rows
     push = problems.penalty * theta
     gradient += push - problems.class_means
@@ -213,8 +228,9 @@ def with_bias(variances: Tensor) -> Tensor:
     return torch.cat([variances.new_ones(1), variances])
 
 
-def blocks_of(num_rows: int, num_columns: int) -> Iterator[slice]:
-    size = max(128, _MAX_BLOCK // num_columns)
+def blocks_of(num_rows: int, num_columns: int, dtype: torch.dtype) -> Iterator[slice]:
+    """Slices of rows, as long as a block of so many columns may be."""
+    size = max(128, _MAX_BLOCK[dtype] // num_columns)
     return (slice(start, start + size) for start in range(0, num_rows, size))
 
 

@@ -6,8 +6,8 @@ drawing label budgets, scoring. No function of this file is ever handed a test l
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssl_ft.data.splits import carve_val
 from ssl_ft.errors import UserError
-from ssl_ft.evaluate.logistic import log_losses, solve
+from ssl_ft.evaluate.logistic import Solutions, log_losses, solve
 from ssl_ft.evaluate.logistic_objective import Design, design_of
 
 Floats = NDArray[np.float64]
@@ -37,10 +37,6 @@ _FOLDS_UP_TO = 2000
 # solution: few labels of well separated classes hardly determine the bias, and 1e-9 settles it to five digits.
 _CHOOSING_TOLERANCE = 1e-3
 _FINAL_TOLERANCE = 1e-9
-
-# Strengths solved together: enough for two products of matrices to serve many columns, few enough that a search that
-# ends early has not paid for the weakest, which take the most steps.
-_AT_ONCE = 4
 
 # Rows in float64 at a time.
 _BLOCK = 4096
@@ -106,21 +102,7 @@ def fit_linear(
     Raises:
         UserError: One class only, or features that are not finite.
     """
-    assert strength > 0, "the penalty makes the solution unique, so it must be positive"
-    _check_finite(features, mean=mean, scale=scale)
-    present, codes = _coded(labels, num_classes)
-    design = design_of(_tensor(features), _tensor(scale))
-    found = solve(
-        design,
-        codes,
-        strengths=torch.tensor([strength], dtype=torch.float64),
-        num_classes=len(present),
-        tolerance=_FINAL_TOLERANCE,
-    )
-    weights, bias = np.zeros((len(mean), num_classes)), np.full(num_classes, -np.inf)
-    weights[:, present], bias[present] = found.weights[0].T.numpy(), found.bias[0].numpy()
-    bias[present] -= (design.origin.numpy() - mean) / scale @ weights[:, present]
-    return LinearProbe(weights=weights, bias=bias, mean=mean, scale=scale, strength=strength)
+    return _fitted(_prepared(features, labels, num_classes=num_classes, mean=mean, scale=scale), [strength])[0]
 
 
 def choose_strength(
@@ -139,8 +121,8 @@ def choose_strength(
 
     Log-loss rather than accuracy: with ten held-out labels accuracy moves in steps of a tenth and most strengths tie,
     while log-loss still tells them apart, and it favours the probe whose probabilities can be trusted. Strengths are
-    tried from the strongest on, a few of them on all folds together, and the search ends once the loss has risen twice
-    in a row (over-fitting has set in).
+    solved together on all folds, the stronger half first; the weaker half, which takes longer, is left out if the loss
+    has risen twice in a row by then (over-fitting has set in).
 
     Held out are either the val labels given or, in turn, stratified folds of the labels themselves. A class with one
     label is never held out; where no class has two, nothing can be, and `DEFAULT_STRENGTH` is returned. Val labels of a
@@ -157,22 +139,10 @@ def choose_strength(
         strengths: What to choose from, each > 0.
         folds: Number of folds, >= 2.
     """
-    _check_finite(features, mean=mean, scale=scale)
-    present, codes = _coded(labels, num_classes)
+    prepared = _prepared(features, labels, num_classes=num_classes, mean=mean, scale=scale)
     if val is None:
-        fold_of = assign_folds(labels, folds=folds, seed=seed)
-        is_held = [fold_of == fold for fold in np.unique(fold_of[fold_of >= 0])]
-        held_out = [(features[held], labels[held]) for held in is_held]
-    else:
-        is_known, is_held = np.isin(val[1], present), [np.zeros(len(labels), dtype=np.bool_)]
-        held_out = [(val[0][is_known], val[1][is_known])] if is_known.any() else []
-        _check_finite(val[0][is_known], mean=mean, scale=scale)
-    if not held_out:
-        return DEFAULT_STRENGTH
-    design = design_of(_tensor(features), _tensor(scale))
-    parts = [(_tensor(rows), torch.from_numpy(np.searchsorted(present, known))) for rows, known in held_out]
-    kept = torch.from_numpy(~np.stack(is_held)) if val is None else None
-    return _best_strength(design, codes, kept, parts, num_classes=len(present), strengths=strengths)
+        return _by_folds(prepared, features, labels, strengths=strengths, seed=seed, folds=folds)
+    return _by_val(prepared, *val, strengths=strengths)
 
 
 def assign_folds(labels: Labels, *, folds: int, seed: int) -> Labels:
@@ -202,50 +172,155 @@ def probe_budget(
     Up to 2000 labels the strength is chosen on five folds, above on one stratified fifth. Arguments as in
     `choose_strength`; all N labels given count as the budget.
     """
-    fit, val = np.arange(len(labels)), None
-    if len(labels) > _FOLDS_UP_TO:
-        fit, held_out = carve_val(labels, fit, seed=seed, draw=0)
-        val = (features[held_out], labels[held_out])
-    strength = choose_strength(
-        features[fit], labels[fit], num_classes=num_classes, mean=mean, scale=scale, seed=seed, val=val
+    prepared = _prepared(features, labels, num_classes=num_classes, mean=mean, scale=scale)
+    if len(labels) <= _FOLDS_UP_TO:
+        strength = _by_folds(prepared, features, labels, strengths=STRENGTHS, seed=seed, folds=5)
+    else:
+        fit, val = carve_val(labels, np.arange(len(labels)), seed=seed, draw=0)
+        strength = _by_val(prepared.take(fit), features[val], labels[val], strengths=STRENGTHS)
+    return _fitted(prepared, [strength])[0]
+
+
+def probe_draws(
+    features: Features,
+    labels: Labels,
+    draws: Sequence[tuple[Labels, Labels]],
+    *,
+    num_classes: int,
+    mean: Floats,
+    scale: Floats,
+    strengths: Sequence[float] = STRENGTHS,
+) -> list[LinearProbe]:
+    """Return a probe of each draw: strength chosen on its val rows, then fitted on its train rows.
+
+    Draws share one preparation of the features, and their last fits one another's passes over them; so this is for
+    draws that each train on a good part of the rows. Few rows of many are cheaper on their own: `choose_strength`,
+    `fit_linear`.
+
+    Args:
+        features: float [N, D], not yet standardised.
+        labels: int64 [N] in [0, num_classes).
+        draws: (train, val) of each, int64 row numbers.
+        num_classes: C.
+        mean: float64 [D], as from `standardise`.
+        scale: float64 [D], as from `standardise`.
+        strengths: What to choose from, each > 0.
+
+    Raises:
+        UserError: One class only in a draw, or features that are not finite.
+    """
+    prepared = _prepared(features, labels, num_classes=num_classes, mean=mean, scale=scale)
+    kept = torch.zeros(len(draws), len(labels), dtype=torch.bool)
+    chosen = []
+    for number, (train, val) in enumerate(draws):
+        kept[number, torch.from_numpy(train)] = True
+        chosen.append(_by_val(prepared.take(train), features[val], labels[val], strengths=strengths))
+    return _fitted(prepared, chosen, kept)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """Labelled features as the solver takes them: `classes` are the P among them, `codes` [N] their places in those."""
+
+    design: Design
+    codes: Tensor
+    classes: Labels
+    num_classes: int
+    mean: Floats
+    scale: Floats
+
+    def take(self, rows: Labels) -> Self:
+        index = torch.from_numpy(rows)
+        _check_classes(self.classes[np.unique(self.codes[index])], len(rows))
+        return replace(self, design=self.design.take(index), codes=self.codes[index])
+
+
+def _prepared(features: Features, labels: Labels, *, num_classes: int, mean: Floats, scale: Floats) -> _Prepared:
+    _check_finite(features, mean=mean, scale=scale)
+    classes, codes = np.unique(labels, return_inverse=True)
+    assert len(classes), "a probe needs labels"
+    assert 0 <= classes[0] <= classes[-1] < num_classes, "labels lie in [0, num_classes)"
+    _check_classes(classes, len(labels))
+    design = design_of(_tensor(features), _tensor(scale))
+    return _Prepared(design, torch.from_numpy(codes), classes, num_classes, mean, scale)
+
+
+def _fitted(prepared: _Prepared, strengths: Sequence[float], kept: Tensor | None = None) -> list[LinearProbe]:
+    """A probe of each strength, on the rows kept for it, bool [P, N], or on all."""
+    assert min(strengths) > 0, "the penalty makes the solution unique, so it must be positive"
+    classes, mean, scale = prepared.classes, prepared.mean, prepared.scale
+    found = solve(
+        prepared.design,
+        prepared.codes,
+        strengths=torch.tensor(strengths, dtype=torch.float64),
+        num_classes=len(classes),
+        tolerance=_FINAL_TOLERANCE,
+        kept=kept,
     )
-    return fit_linear(features, labels, strength=strength, num_classes=num_classes, mean=mean, scale=scale)
+    probes = []
+    for strength, solved, free in zip(strengths, found.weights.numpy(), found.bias.numpy(), strict=True):
+        weights, bias = np.zeros((len(mean), prepared.num_classes)), np.full(prepared.num_classes, -np.inf)
+        weights[:, classes] = solved.T
+        bias[classes] = free - solved @ ((prepared.design.origin.numpy() - mean) / scale)
+        probes.append(LinearProbe(weights=weights, bias=bias, mean=mean, scale=scale, strength=strength))
+    return probes
+
+
+def _by_folds(
+    prepared: _Prepared, features: Features, labels: Labels, *, strengths: Sequence[float], seed: int, folds: int
+) -> float:
+    fold_of = assign_folds(labels, folds=folds, seed=seed)
+    is_held = [fold_of == fold for fold in np.unique(fold_of[fold_of >= 0])]
+    if not is_held:
+        return DEFAULT_STRENGTH
+    held_out = [(_tensor(features[held]), prepared.codes[torch.from_numpy(held)]) for held in is_held]
+    return _best_strength(prepared, held_out, strengths, kept=~torch.from_numpy(np.stack(is_held)))
+
+
+def _by_val(prepared: _Prepared, features: Features, labels: Labels, *, strengths: Sequence[float]) -> float:
+    is_known = np.isin(labels, prepared.classes[np.unique(prepared.codes)])
+    if not is_known.any():
+        return DEFAULT_STRENGTH
+    _check_finite(features[is_known], mean=prepared.mean, scale=prepared.scale)
+    codes = torch.from_numpy(np.searchsorted(prepared.classes, labels[is_known]))
+    return _best_strength(prepared, [(_tensor(features[is_known]), codes)], strengths, kept=None)
 
 
 def _best_strength(
-    design: Design,
-    codes: Tensor,
-    kept: Tensor | None,
+    prepared: _Prepared,
     held_out: list[tuple[Tensor, Tensor]],
-    *,
-    num_classes: int,
     strengths: Sequence[float],
+    *,
+    kept: Tensor | None,
 ) -> float:
-    """Walk from strong to weak, a few at a time; each starts from the weakest solved before, which is near."""
+    """The strength of least loss on what was held out of each part; bool [parts, N] says what was kept in it."""
     ordered = np.sort(np.asarray(strengths, dtype=np.float64))[::-1].copy()
-    losses, theta = np.empty(0), None
-    for some in torch.from_numpy(ordered).split(_AT_ONCE):
+    losses = np.empty(0)
+    for half in torch.from_numpy(ordered).split((len(ordered) + 1) // 2):
         found = solve(
-            design,
-            codes,
-            strengths=some.repeat(len(held_out)),
-            num_classes=num_classes,
+            prepared.design,
+            prepared.codes,
+            strengths=half.repeat(len(held_out)),
+            num_classes=len(prepared.classes),
             tolerance=_choosing_tolerance(ordered),
-            kept=None if kept is None else kept.repeat_interleave(len(some), dim=0),
-            start=None if theta is None else theta.repeat_interleave(len(some), dim=0),
+            kept=None if kept is None else kept.repeat_interleave(len(half), dim=0),
         )
-        theta = found.theta[len(some) - 1 :: len(some)]
-        total = torch.zeros(len(some), dtype=torch.float64)
-        for weights, bias, part in zip(
-            found.weights.split(len(some)), found.bias.split(len(some)), held_out, strict=True
-        ):
-            for rows, known in zip(part[0].split(_BLOCK), part[1].split(_BLOCK), strict=True):
-                total += log_losses(weights, bias, (rows.double() - design.origin) / design.scale, known)
-        losses = np.append(losses, total.numpy())
+        losses = np.append(losses, _losses(prepared.design, found, held_out))
         has_risen = np.diff(losses) > 0
         if (has_risen[1:] & has_risen[:-1]).any():
             break
     return float(ordered[losses.argmin()])
+
+
+def _losses(design: Design, found: Solutions, held_out: list[tuple[Tensor, Tensor]]) -> Floats:
+    """Log-loss of each strength summed over all that was held out; solutions go part by part."""
+    size = len(found.bias) // len(held_out)
+    total = torch.zeros(size, dtype=torch.float64)
+    for weights, bias, (rows, codes) in zip(found.weights.split(size), found.bias.split(size), held_out, strict=True):
+        for block, known in zip(rows.split(_BLOCK), codes.split(_BLOCK), strict=True):
+            total += log_losses(weights, bias, (block.double() - design.origin) / design.scale, known)
+    losses: Floats = total.numpy()
+    return losses
 
 
 def _choosing_tolerance(ordered: Floats) -> float:
@@ -267,16 +342,11 @@ def _check_finite(features: Features, *, mean: Floats, scale: Floats) -> None:
         )
 
 
-def _coded(labels: Labels, num_classes: int) -> tuple[Labels, Tensor]:
-    """Classes present [P], ascending, and each label's place among them, int64 [N]."""
-    present, codes = np.unique(labels, return_inverse=True)
-    assert len(present), "a probe needs labels"
-    assert 0 <= present[0] <= present[-1] < num_classes, "labels lie in [0, num_classes)"
-    if len(present) < 2:
+def _check_classes(classes: Labels, num_labels: int) -> None:
+    if len(classes) < 2:
         raise UserError(
-            f"All {len(labels)} labels to learn from are of one class ({present[0]}): a probe needs two or more."
+            f"All {num_labels} labels to learn from are of one class ({classes[0]}): a probe needs two or more."
         )
-    return present, torch.from_numpy(codes)
 
 
 def _tensor(array: Features) -> Tensor:

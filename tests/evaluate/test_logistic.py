@@ -63,8 +63,9 @@ def reference(values: np.ndarray, labels: np.ndarray, strength: float, tolerance
 @pytest.fixture(params=["double", "single then double"])
 def either_precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(logistic, "_SINGLE_WORTH", 2**60 if request.param == "double" else 0)
-    # Rows in several blocks.
-    monkeypatch.setattr(logistic_objective, "_MAX_BLOCK", 1)
+    # Rows in several blocks, and in one case made at each step.
+    monkeypatch.setattr(logistic_objective, "_MAX_DOUBLE", 2**25 if request.param == "double" else 0)
+    monkeypatch.setattr(logistic_objective, "_MAX_BLOCK", dict.fromkeys((torch.float32, torch.float64), 1))
     return request.param
 
 
@@ -181,9 +182,13 @@ def test_log_losses_by_hand() -> None:
 
 
 @pytest.mark.parametrize("num_features", [6, 80])
-def test_a_start_changes_the_way_and_not_the_end(either_precision: str, num_features: int) -> None:
-    rows = rows_of(9, num_rows=70, num_features=num_features, num_classes=3)
-    cold = solved(rows)
-    warm = solved(rows, start=cold.theta.roll(1, dims=0))
-    for number in range(len(STRENGTHS)):
-        assert_same_up_to_tolerance(warm, number, cold, number, rows)
+def test_float64_features_are_taken_as_they_are_and_left_so(either_precision: str, num_features: int) -> None:
+    """Differences that float32 does not see decide between the classes."""
+    features, labels, scale = rows_of(9, num_rows=70, num_features=num_features, num_classes=3)
+    fine = 1.0 + 1e-9 * features.double()
+    before = fine.clone()
+    found = solved((fine, labels, 1e-9 * scale))
+    assert torch.equal(fine, before)
+    values = ((fine - fine.mean(dim=0)) / (1e-9 * scale)).numpy()
+    expected = reference(values, labels.numpy(), 0.1).predict_proba(values)
+    np.testing.assert_allclose(shares(found, STRENGTHS.index(0.1), values), expected, atol=1e-7)
