@@ -27,10 +27,10 @@ class Design:
     Attributes:
         values: [N, R], row = value − shift in float64.
         shift: float64 [R].
-        stretch: float64 [R]: weights on the rows are weights on the scaled rows / stretch, so no row has to be scaled.
         single: float32 [N, R], the same rows ready made.
         double: float64 [N, R], the same, or None where they would be too large.
         axes: float64 [R, R], orthonormal columns: eigenvectors of the covariance of the scaled rows.
+        turns: axes / scale in each precision: weights on the unscaled rows = turn @ weights along the axes.
         variances: float64 [R], along the axes.
         basis: float64 [D, N], orthonormal columns that span the rows where N < D: scaled features = basis @ row.
         origin: float64 [D], the features' mean over these rows.
@@ -39,10 +39,10 @@ class Design:
 
     values: Tensor
     shift: Tensor
-    stretch: Tensor
     single: Tensor
     double: Tensor | None
     axes: Tensor
+    turns: dict[torch.dtype, Tensor]
     variances: Tensor
     basis: Tensor | None
     origin: Tensor
@@ -69,6 +69,7 @@ class Problems:
         kept: [P, 1, N] of 0 and 1, or None.
         num_rows: float64 [P], rows kept.
         is_present: bool [P, C, 1].
+        num_present: int64 [P, 1, 1], classes present.
         class_means: [P, C, 1 + R]: share of the class, and sum over its rows along the axes / num_rows.
     """
 
@@ -76,12 +77,18 @@ class Problems:
     kept: Tensor | None
     num_rows: Tensor
     is_present: Tensor
+    num_present: Tensor
     class_means: Tensor
 
     def take(self, index: Tensor) -> Self:
-        kept = None if self.kept is None else self.kept[index]
-        penalty, class_means = self.penalty[index], self.class_means[index]
-        return type(self)(penalty, kept, self.num_rows[index], self.is_present[index], class_means)
+        return type(self)(
+            penalty=self.penalty[index],
+            kept=None if self.kept is None else self.kept[index],
+            num_rows=self.num_rows[index],
+            is_present=self.is_present[index],
+            num_present=self.num_present[index],
+            class_means=self.class_means[index],
+        )
 
     def to(self, dtype: torch.dtype) -> Self:
         kept = None if self.kept is None else self.kept.to(dtype)
@@ -138,7 +145,9 @@ def design_of(features: Tensor, scale: Tensor) -> Design:
     # Float32 is enough here: any orthonormal axes give the same solution, good ones give it in fewer steps.
     covariance = (single.T @ single).double() / (num_rows * stretch * stretch.unsqueeze(1))
     variances, axes = torch.linalg.eigh(covariance)
-    return Design(values, shift, stretch, single, double, axes, variances.clamp(min=0.0), basis, origin, scale)
+    turn = axes / stretch.unsqueeze(1)
+    turns = {dtype: turn.to(dtype) for dtype in (torch.float32, torch.float64)}
+    return Design(values, shift, single, double, axes, turns, variances.clamp(min=0.0), basis, origin, scale)
 
 
 def problems_of(design: Design, labels: Tensor, strengths: Tensor, kept: Tensor | None, num_classes: int) -> Problems:
@@ -151,7 +160,7 @@ def problems_of(design: Design, labels: Tensor, strengths: Tensor, kept: Tensor 
         counts = counted[..., block] * (labels[block] == classes)
         sums.addmm_(counts.flatten(0, 1), design.rows(block, torch.float64))
         shares += counts.sum(dim=2, keepdim=True)
-    along = (sums / design.stretch @ design.axes).view(*shares.shape[:2], -1)
+    along = (sums @ design.turns[torch.float64]).view(*shares.shape[:2], -1)
     means = torch.cat([shares, along], dim=2) / num_rows.view(-1, 1, 1)
     penalty = strengths.double().view(-1, 1, 1).repeat(1, 1, 1 + len(design.variances))
     penalty[..., 0] = 0.0
@@ -160,6 +169,7 @@ def problems_of(design: Design, labels: Tensor, strengths: Tensor, kept: Tensor 
         kept=None if kept is None else counted,
         num_rows=num_rows.expand(len(strengths)),
         is_present=(shares > 0).expand(len(strengths), -1, -1),
+        num_present=(shares > 0).sum(dim=1, keepdim=True).expand(len(strengths), -1, -1),
         class_means=means.expand(len(strengths), -1, -1),
     )
 
@@ -167,8 +177,8 @@ def problems_of(design: Design, labels: Tensor, strengths: Tensor, kept: Tensor 
 def evaluate(theta: Tensor, problems: Problems, design: Design) -> Point:
     """Loss and gradient at theta. Targets enter through the class means alone: the blocks see no labels."""
     num_problems, num_classes, _ = theta.shape
-    axes = (design.axes / design.stretch.unsqueeze(1)).to(theta.dtype)
-    stacked = theta[..., 1:].flatten(0, 1) @ axes.T
+    turn = design.turns[theta.dtype]
+    stacked = theta[..., 1:].flatten(0, 1) @ turn.T
     bias = theta[..., :1].masked_fill(~problems.is_present, _NEVER).flatten(0, 1)
     pull, loss = torch.zeros_like(stacked), torch.zeros(num_problems, dtype=torch.float64)
     total, squares = torch.zeros_like(theta[..., :1]), torch.zeros_like(theta[..., :1])
@@ -189,7 +199,7 @@ def evaluate(theta: Tensor, problems: Problems, design: Design) -> Point:
         squares += torch.linalg.vector_norm(shares, dim=2, keepdim=True).square()
         pull.addmm_(shares.flatten(0, 1), rows)
     num_rows = problems.num_rows.to(theta.dtype).view(-1, 1, 1)
-    gradient = torch.cat([total, (pull @ axes).view(num_problems, num_classes, -1)], dim=2) / num_rows
+    gradient = torch.cat([total, (pull @ turn).view(num_problems, num_classes, -1)], dim=2) / num_rows
     push = problems.penalty * theta
     gradient += push - problems.class_means
     loss = loss / problems.num_rows + dot(theta, 0.5 * push - problems.class_means)
@@ -209,17 +219,16 @@ def first_newton_step(problems: Problems, design: Design) -> Tensor:
 
 def preconditioned(gradient: Tensor, problems: Problems, spread: Tensor, variances: Tensor) -> Tensor:
     """Gradient [P, C, 1 + R] divided by an estimate of the Hessian's diagonal, common part of the classes taken out."""
-    num_present = problems.is_present.sum(dim=1, keepdim=True)
     # p (1 − p) is the diagonal of softmax's Hessian; on vectors that sum to 0 over C equal classes, the eigenvalue is
     # larger by this factor (2 for two classes).
-    curvature = spread * (num_present / (num_present - 1)) * variances + problems.penalty
+    curvature = spread * (problems.num_present / (problems.num_present - 1)) * variances + problems.penalty
     return without_common_part(gradient / curvature.clamp(min=1e-12), problems)
 
 
 def without_common_part(values: Tensor, problems: Problems) -> Tensor:
     """Without what is added to all logits alike, which changes nothing; absent classes get 0."""
     values = values * problems.is_present
-    common = values.sum(dim=1, keepdim=True) / problems.is_present.sum(dim=1, keepdim=True)
+    common = values.sum(dim=1, keepdim=True) / problems.num_present
     return (values - common) * problems.is_present
 
 

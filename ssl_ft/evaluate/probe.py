@@ -32,10 +32,12 @@ DEFAULT_STRENGTH = 1.0
 # Past this many labels one val split is as telling as folds and several times cheaper.
 _FOLDS_UP_TO = 2000
 
-# Largest entry of the gradient to stop at. Choosing needs a ranking only: on a grid of decades 1e-4 picked probes of
-# the same accuracy to 0.001 for 1.6 times the time (finer grids: `_choosing_tolerance`). The probe itself needs the
-# solution: few labels of well separated classes hardly determine the bias, and 1e-9 settles it to five digits.
+# Largest entry of the gradient to stop at. Choosing needs a ranking, but of solutions: where the penalty is weak, a
+# gradient of 1e-3 is reached long before the weights have grown, and strengths differ by where the solver stopped. As
+# the Hessian is at least the strength, a gradient of a share of it bounds the error of a weight by about that share.
+# The probe itself: few labels of well separated classes hardly determine the bias, and 1e-9 settles it to five digits.
 _CHOOSING_TOLERANCE = 1e-3
+_CHOOSING_SHARE = 0.3
 _FINAL_TOLERANCE = 1e-9
 
 # Rows in float64 at a time.
@@ -121,8 +123,8 @@ def choose_strength(
 
     Log-loss rather than accuracy: with ten held-out labels accuracy moves in steps of a tenth and most strengths tie,
     while log-loss still tells them apart, and it favours the probe whose probabilities can be trusted. Strengths are
-    solved together on all folds, the stronger half first; the weaker half, which takes longer, is left out if the loss
-    has risen twice in a row by then (over-fitting has set in).
+    solved together on all folds, the stronger half first, then half of the rest and so on; the search ends once the
+    loss has risen twice in a row (over-fitting has set in).
 
     Held out are either the val labels given or, in turn, stratified folds of the labels themselves. A class with one
     label is never held out; where no class has two, nothing can be, and `DEFAULT_STRENGTH` is returned. Val labels of a
@@ -254,7 +256,7 @@ def _fitted(prepared: _Prepared, strengths: Sequence[float], kept: Tensor | None
         prepared.codes,
         strengths=torch.tensor(strengths, dtype=torch.float64),
         num_classes=len(classes),
-        tolerance=_FINAL_TOLERANCE,
+        tolerance=torch.full((len(strengths),), _FINAL_TOLERANCE, dtype=torch.float64),
         kept=kept,
     )
     probes = []
@@ -296,14 +298,17 @@ def _best_strength(
     """The strength of least loss on what was held out of each part; bool [parts, N] says what was kept in it."""
     ordered = np.sort(np.asarray(strengths, dtype=np.float64))[::-1].copy()
     losses = np.empty(0)
-    for half in torch.from_numpy(ordered).split((len(ordered) + 1) // 2):
+    while len(losses) < len(ordered):
+        # Half of those left: the weakest take the most steps, and are seldom needed.
+        some = torch.from_numpy(ordered[len(losses) :][: (len(ordered) - len(losses) + 1) // 2])
+        all_parts = some.repeat(len(held_out))
         found = solve(
             prepared.design,
             prepared.codes,
-            strengths=half.repeat(len(held_out)),
+            strengths=all_parts,
             num_classes=len(prepared.classes),
-            tolerance=_choosing_tolerance(ordered),
-            kept=None if kept is None else kept.repeat_interleave(len(half), dim=0),
+            tolerance=(_CHOOSING_SHARE * all_parts).clamp(max=_CHOOSING_TOLERANCE),
+            kept=None if kept is None else kept.repeat_interleave(len(some), dim=0),
         )
         losses = np.append(losses, _losses(prepared.design, found, held_out))
         has_risen = np.diff(losses) > 0
@@ -321,13 +326,6 @@ def _losses(design: Design, found: Solutions, held_out: list[tuple[Tensor, Tenso
             total += log_losses(weights, bias, (block.double() - design.origin) / design.scale, known)
     losses: Floats = total.numpy()
     return losses
-
-
-def _choosing_tolerance(ordered: Floats) -> float:
-    """Near its minimum the loss is a parabola in log strength: half the step of the grid tells a quarter as much."""
-    steps = -np.diff(np.log10(ordered))
-    step = float(steps[steps > 0].min(initial=1.0))
-    return _CHOOSING_TOLERANCE * step**2
 
 
 def _check_finite(features: Features, *, mean: Floats, scale: Floats) -> None:

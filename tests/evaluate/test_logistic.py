@@ -27,9 +27,12 @@ def rows_of(
     return tuple(torch.from_numpy(part) for part in (features.astype(np.float32), labels, scale))
 
 
-def solved(rows: tuple[Tensor, ...], strengths: tuple[float, ...] = STRENGTHS, **changed: object) -> Solutions:
+def solved(
+    rows: tuple[Tensor, ...], strengths: tuple[float, ...] = STRENGTHS, tolerance: float = 1e-10, **changed: object
+) -> Solutions:
     features, labels, scale = rows
-    settings = {"num_classes": int(labels.max()) + 1, "tolerance": 1e-10} | changed
+    tolerance = torch.full((len(strengths),), tolerance, dtype=torch.float64)
+    settings = {"num_classes": int(labels.max()) + 1, "tolerance": tolerance} | changed
     return solve(design_of(features, scale), labels, strengths=torch.tensor(strengths).double(), **settings)
 
 
