@@ -1,6 +1,6 @@
 """From a recipe file and key=value arguments to checked settings, with every mistake told at once.
 
-What the settings are, and what they may be, is in `config.py`.
+What the settings are, and what they may be, is in `config/`.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from ssl_ft.errors import UserError, short_path
 
 S = TypeVar("S", bound=BaseModel)
 
-# The key that a section's name alone stands for; the same as in `config._short`.
+# The key that a section's name alone stands for; the same as in `config.base.short`.
 _MAIN_KEYS = {"data": "path", "encoder": "name", "views": "recipe", "optim": "name"}
 _NOTHING = ("null", "~")
 # Sections of the recipes of `run`, which other stages are given now and then.

@@ -32,8 +32,8 @@ for _ in "${tasks[@]}"; do
   wait -n
   code=$?
   ((code > worst)) && worst=$code
-  # --kill-on-bad-exit
-  if ((code)); then for task in "${tasks[@]}"; do kill -TERM -- "-$task" 2> /dev/null; done; fi
+  # --kill-on-bad-exit, which here leaves those that are ending a moment to end
+  if ((code)); then sleep 0.5; for task in "${tasks[@]}"; do kill -TERM -- "-$task" 2> /dev/null; done; fi
 done
 rm "$FAKE/tasks"
 exit $worst

@@ -15,11 +15,11 @@ LAYERS = [
     {"dist", "schedules", "runlog", "progress", "interrupt", "launch", "trackers"},
     {"data", "models", "muon", "optim", "sharded", "checkpoint", "sharded_checkpoint", "artifact"},
     {"objectives", "evaluate", "transfer", "backward", "loop", "compiling", "pretraining"},
-    {"combinations", "config", "slurm_settings", "recipe", "build", "handover", "report", "doctor", "bench"},
+    {"config", "recipe", "build", "handover", "report", "doctor", "bench"},
     {"cli", "__main__"},
 ]
 # What knows settings; everything else gets plain objects.
-KNOW_CONFIG = {"build", "handover", "recipe", "bench"}
+KNOW_CONFIG = {"config", "build", "handover", "recipe", "bench"}
 SOURCES = sorted((CHECKOUT / "ssl_ft").rglob("*.py"))
 
 

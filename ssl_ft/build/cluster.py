@@ -13,9 +13,9 @@ from pathlib import Path
 import yaml
 
 from ssl_ft.config import PretrainSettings
+from ssl_ft.config.slurm import SlurmSettings
 from ssl_ft.errors import UserError
 from ssl_ft.runlog import write_text
-from ssl_ft.slurm_settings import SlurmSettings
 
 # Runs as each task of a step, with the rank's own command as its arguments. Slurm signals every process of a step, so
 # this shell catches what the rank catches and lives to tell how it ended. `srun` gives the highest code of all tasks:

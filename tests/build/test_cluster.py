@@ -13,9 +13,9 @@ import pytest
 
 from ssl_ft.build.cluster import batch_script
 from ssl_ft.config import PretrainSettings
+from ssl_ft.config.slurm import SlurmSettings
 from ssl_ft.errors import UserError
 from ssl_ft.recipe import load_settings
-from ssl_ft.slurm_settings import SlurmSettings
 from tests.slurm import Slurm
 
 
@@ -92,8 +92,12 @@ def job_of_bash(folder: Path, monkeypatch: pytest.MonkeyPatch, plan: list[str]) 
     rank = """
 [[ "$1 $2 $3" == "-m ssl_ft pretrain" && -f $4 && $WORLD_SIZE$LOCAL_WORLD_SIZE$MASTER_ADDR == 22127.0.0.1 ]] || exit 9
 [[ $RANK == "$LOCAL_RANK" && $MASTER_PORT -ge 10000 && $MASTER_PORT -lt 30000 && $FROM_SETUP == yes ]] || exit 9
-words=($(sed -n "$(wc -l < "$FAKE/starts")p" "$FAKE/plan"))
+start=$(wc -l < "$FAKE/starts")
+words=($(sed -n "${start}p" "$FAKE/plan"))
 [[ ${words[$RANK]} == wait ]] && exec sleep 60
+# Ranks that end by themselves end together, as after agreeing to stop: none is ended for the other.
+touch "$FAKE/ready.$start.$RANK"
+[[ ${words[1 - RANK]} == wait ]] || until [[ -e $FAKE/ready.$start.$((1 - RANK)) ]]; do sleep 0.02; done
 exit "${words[$RANK]}"
 """
     monkeypatch.setattr("sys.executable", str(slurm.add_program("rank", rank)))

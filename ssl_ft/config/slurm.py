@@ -1,23 +1,16 @@
-"""What a Slurm job asks for: the section `slurm` of the settings of pretrain, which stand in `config.py`.
+"""What a Slurm job asks for: the section `slurm` of the settings of pretrain.
 
 The job itself is made in `build/cluster.py`.
 """
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-
-
-def _several(value: Any) -> Any:
-    """One value stands for a list of one."""
-    return value if isinstance(value, (list, tuple)) else (value,)
+from ssl_ft.config.base import Count, Settings, several
 
 
-class SlurmSettings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
+class SlurmSettings(Settings):
     nodes: Count = Field(1, description="nodes; any setting of slurm sends the stage off as a Slurm job")
     gpus: int = Field(8, ge=0, description="GPUs a node, a rank on each; 0 for ranks on CPUs")
     ranks: Count | None = Field(None, description="with gpus=0: ranks a node; none: 1")
@@ -26,7 +19,7 @@ class SlurmSettings(BaseModel):
     hours: float = Field(24.0, gt=0, description="length of a turn; the job takes turns until training is done")
     partition: str | None = Field(None, description="partition of the cluster; none: its default")
     account: str | None = Field(None, description="account the time is booked on; none: your default")
-    options: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(
+    options: Annotated[tuple[str, ...], BeforeValidator(several)] = Field(
         (), description="further options of sbatch, such as --qos=low"
     )
     setup: str | None = Field(None, description="shell command before the ranks start, such as 'module load cuda'")

@@ -1,4 +1,4 @@
-"""Ways of computing a step that do not go together, each with the reason. The settings are in `config.py`."""
+"""Ways of computing a step that do not go together, each with the reason."""
 
 
 def misfits(

@@ -1,0 +1,84 @@
+"""Settings of the stages that use an encoder: probe, finetune, predict, and all of it in one go."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ssl_ft.config.base import Budget, Count, Positive, Probability, Settings, Share, Stage, several, short
+from ssl_ft.config.parts import DataSettings, OptimSettings, ViewSettings
+from ssl_ft.config.pretrain import PretrainSettings
+
+
+class ProbeSettings(Stage):
+    encoder: str = Field("", description="a pretrain run folder, or the encoder folder in it")
+    data: Annotated[DataSettings, short("path")] | None = Field(
+        None, description="the labelled set; none: the one pretrained on"
+    )
+    labels: Annotated[tuple[Budget, ...], BeforeValidator(several)] = Field(
+        (1, 2, 5, 10, "all"), description="budgets: labels per class, a share in (0, 1), or all; val is taken from them"
+    )
+    draws: Count = Field(10, description="random draws of each budget")
+    knn: Count = Field(20, description="neighbours of the kNN classifier")
+    baselines: bool = Field(True, description="also judge raw pixels and the same encoder untrained")
+    batch_size: Count = Field(256, description="images a forward pass")
+
+
+class FinetuneSettings(Stage):
+    encoder: str = Field("", description="a pretrain run folder, or the encoder folder in it")
+    data: Annotated[DataSettings, short("path")] | None = Field(
+        None, description="the labelled set; none: the one pretrained on"
+    )
+    strategy: Literal["full", "scratch"] = Field(
+        "full", description="full: all weights move; scratch: the encoder starts fresh"
+    )
+    labels: Budget = Field("all", description="labels per class, a share in (0, 1), or all; val is taken from them")
+    draw: int = Field(0, ge=0, description="which random draw of the budget")
+    val_share: Share = Field(0.2, description="share of the budget to stop and choose on")
+    epochs: Count = Field(50, description="most passes over the training labels")
+    min_steps: Count = Field(300, description="train at least this long, however few the labels")
+    patience: Count = Field(10, description="evaluations without a better val score before it stops")
+    batch_size: Count = Field(64, description="images a step")
+    optim: Annotated[OptimSettings, short("name")] = Field(
+        OptimSettings(rate=3e-3), description="of the head; the encoder's rate is a share of it"
+    )
+    encoder_rate_share: Positive = Field(
+        0.1, description="the encoder's learning rate as a share of the head's (scratch: 1)"
+    )
+    label_smoothing: Probability = Field(0.0, description="share of each label spread over the classes")
+    views: Annotated[ViewSettings, short("recipe")] = Field(ViewSettings(recipe="gentle"), description="augmentation")
+    precision: Literal["float32", "bf16"] = Field("float32", description="bf16: mixed")
+
+    @model_validator(mode="after")
+    def _of_pretraining_alone(self) -> Self:
+        given = [f"optim.{key}" for key in ("accumulate", "ema") if key in self.optim.model_fields_set]
+        if given:
+            raise ValueError(f"{' and '.join(given)} concern pretraining alone; finetune takes neither, leave it out")
+        return self
+
+
+class RunSettings(Settings):
+    pretrain: PretrainSettings = Field(PretrainSettings(), description="settings of pretrain")
+    probe: ProbeSettings = Field(ProbeSettings(), description="settings of probe")
+    finetune: FinetuneSettings = Field(
+        FinetuneSettings(), description="settings of finetune, run as full and as scratch"
+    )
+    title: str = Field("ssl_ft", description="title of the report")
+    out: str = Field("runs/demo", description="folder of all run folders, report.html and result.json")
+
+    @model_validator(mode="after")
+    def _waits_for_pretraining(self) -> Self:
+        if self.pretrain.slurm is not None:
+            raise ValueError(
+                "pretrain.slurm: the stages after it would not wait for the job; send it off with `ssl-ft pretrain`, "
+                "then give its run to probe and finetune"
+            )
+        return self
+
+
+class PredictSettings(Settings):
+    classifier: str = Field("", description="a finetune run folder, or the classifier folder in it")
+    images: str = Field("", description="a folder of images or any other source")
+    out: str = Field("predictions.csv", description="the CSV: path, label, probability, then one column a class")
+    max_damaged_share: Probability = Field(0.01, description="share of unreadable images past which nothing is written")
+    batch_size: Count = Field(256, description="images a forward pass")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
