@@ -26,8 +26,8 @@ from ssl_ft.result import DataUsed, LabelsUsed, Metric, Parent, Result
 
 # Settings that may differ when a run goes on: where and how fast, never what is computed.
 _FREE_KEYS = {
-    "out", "devices", "device", "threads", "trackers", "slurm", "data.workers", "data.cache", "data.cache_mb",
-    "compile", "activation_checkpointing", "sharding",
+    "out", "devices", "device", "threads", "workers", "trackers", "slurm", "data.workers", "data.cache",
+    "data.cache_mb", "compile", "activation_checkpointing", "sharding",
 }  # fmt: skip
 
 
@@ -107,6 +107,10 @@ class RunFolder:
         if sentence:
             more = "; then the same command goes on from the last checkpoint" if has_checkpoint else ""
             raise UserError(f"the run out={short_path(self.path)} stopped: {sentence}{more}") from error
+
+    def keep(self) -> None:
+        """From now on a mistake leaves the folder as it is: there is work in it, perhaps that of other processes."""
+        self._is_new, self._made = False, []
 
     def _discard(self) -> None:
         """Take away what this run made, if the folder was empty or absent before."""
@@ -208,8 +212,24 @@ class RunFolder:
         """Seconds this run has taken, earlier parts included."""
         return self._seconds_before + time.monotonic() - self.started
 
-    def finish(self, *, metrics: Sequence[Metric], labels_used: LabelsUsed, test_scored: int) -> None:
-        """Write `result.json`, which marks the run as finished."""
+    def finish(
+        self,
+        *,
+        metrics: Sequence[Metric],
+        labels_used: LabelsUsed,
+        test_scored: int,
+        seconds: float | None = None,
+        memory_mb: float | None = None,
+    ) -> None:
+        """Write `result.json`, which marks the run as finished.
+
+        Args:
+            metrics: its rows.
+            labels_used: by role.
+            test_scored: times any test label was used to score a model.
+            seconds: what the run took; None: as long as this process saw it take.
+            memory_mb: the most any process held; None: this one.
+        """
         if not dist.is_main():
             return
         result = Result(
@@ -220,8 +240,8 @@ class RunFolder:
             data=self.data,
             labels_used=labels_used,
             test_scored=test_scored,
-            seconds=round(self.seconds(), 3),
-            peak_memory_mb=round(peak_memory_mb(), 1),
+            seconds=round(self.seconds() if seconds is None else seconds, 3),
+            peak_memory_mb=round(peak_memory_mb() if memory_mb is None else memory_mb, 1),
             metrics=list(metrics),
         )
         write_text(self.path / "result.json", result.model_dump_json(indent=1) + "\n")

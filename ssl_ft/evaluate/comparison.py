@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ssl_ft.evaluate.cells import Budget
 from ssl_ft.evaluate.metrics import Floats, Labels, interval_of, resamples
@@ -132,7 +131,7 @@ def resample(
 
 
 def _weighed(scores: Floats, row_weights: Floats, repeats: int) -> Floats:
-    """Scores [rows, B] of one model averaged by row weights [B, rows]; the one draw of "all" labels has all the weight."""
+    """Scores [rows, B] of one model averaged by row weights [B, rows]; "all" labels have one draw with all the weight."""
     weights = row_weights if len(scores) == row_weights.shape[1] else np.full((scores.shape[1], repeats), 1 / repeats)
     return np.asarray(np.einsum("rb,br->b", scores, weights))
 
@@ -177,13 +176,26 @@ def differences(resampled: Resampled, *, baselines: Sequence[str]) -> list[Diffe
         best = int(resampled.values[:, budget].argmax())
         against = [(place[model], place[base]) for model, base in zip(resampled.models, baselines, strict=True)]
         against += [(best, other) for other in range(len(resampled.models))]
-        pairs.update(dict.fromkeys((one, other, budget) for one, other in against if one != other))
+        for one, other in against:
+            # Where the baseline is the best, its lead over a model is that model's comparison seen from the other side.
+            if one != other and (other, one, budget) not in pairs:
+                pairs[one, other, budget] = None
     found = [_difference(resampled, *pair) for pair in pairs]
     corrected = holm([each.p for each in found])
     return [
         Difference(d.model, d.other, d.budget, d.value, d.low, d.high, d.p, p)
         for d, p in zip(found, corrected, strict=True)
     ]
+
+
+def find_difference(found: Sequence[Difference], model: str, other: str, *, budget: Budget) -> Difference | None:
+    """The difference of two models as model − other, whichever way round it was compared; None where it was not."""
+    for d in found:
+        if d.budget == budget and (d.model, d.other) == (model, other):
+            return d
+        if d.budget == budget and (d.model, d.other) == (other, model):
+            return Difference(model, other, budget, -d.value, -d.high, -d.low, d.p, d.p_holm)
+    return None
 
 
 def _difference(resampled: Resampled, one: int, other: int, budget: int) -> Difference:
@@ -220,13 +232,9 @@ def verdicts(resampled: Resampled, found: Sequence[Difference], *, tolerance: fl
         values = resampled.values[:, number]
         best = int(values.argmax())
         name = resampled.models[best]
-        is_worse = {
-            d.other if d.model == name else d.model
-            for d in found
-            if d.budget == budget and name in (d.model, d.other) and d.p_holm < LEVEL
-        }
-        order = np.argsort(-values, kind="stable").tolist()
-        as_good = tuple(resampled.models[m] for m in order if m != best and resampled.models[m] not in is_worse)
+        order = [resampled.models[m] for m in np.argsort(-values, kind="stable") if m != best]
+        leads = {other: find_difference(found, name, other, budget=budget) for other in order}
+        as_good = tuple(other for other, lead in leads.items() if lead is None or lead.p_holm >= LEVEL)
         shares = float(best_share[best, number]), float(within_share[best, number])
         given.append(Verdict(budget, name, *shares, as_good))
     return given
@@ -243,8 +251,3 @@ def accuracy_regret(resampled: Resampled, model: str, budget: Budget) -> tuple[f
     samples = resampled.samples[best, k] - resampled.samples[m, k]
     bounds = interval_of("regret", value, samples, level=0.95, lowest=-1.0, n=resampled.num_images)
     return value, bounds.low, bounds.high
-
-
-def as_rows(predictions: Sequence[NDArray[np.int16]]) -> Labels:
-    """Predictions of several classifiers as the int64 rows that `Scored` takes."""
-    return np.stack(predictions).astype(np.int64)

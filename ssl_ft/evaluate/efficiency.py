@@ -49,7 +49,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """From how many labels on a baseline is as good as a model; "below": always, "above": never in what was measured."""
+    """From how many labels on a baseline is as good as a model; "below": always, "above": not in what was measured."""
 
     model: str
     baseline: str

@@ -17,6 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_ft.evaluate.summary import Summary
+from ssl_ft.report.comparison_files import SUMMARY, read_summary
+
 Content = TypeVar("Content")
 
 _UNUSABLE = (
@@ -93,6 +96,7 @@ class Extras:
     duplicates: tuple[tuple[str, str], ...]
     architecture: str | None
     num_parameters: int | None
+    comparison: Summary | None = None
 
 
 def read_extras(folder: Path, problems: list[str]) -> Extras:
@@ -119,6 +123,7 @@ def read_extras(folder: Path, problems: list[str]) -> Extras:
         duplicates=_guarded(_read_duplicates, folder / "duplicates.csv", (), problems),
         architecture=architecture[0],
         num_parameters=architecture[1],
+        comparison=_guarded(_read_comparison, folder / SUMMARY, None, problems),
     )
 
 
@@ -155,6 +160,10 @@ def _read_curves(path: Path, problems: list[str]) -> tuple[dict[str, Curve], dic
         {key: tuple(sorted(values.items())) for key, values in curves[kind].items()} for kind in ("train", "eval")
     )
     return train, evals
+
+
+def _read_comparison(path: Path, _problems: list[str]) -> Summary:
+    return read_summary(path.parent)
 
 
 def _read_architecture(path: Path, _problems: list[str]) -> tuple[str | None, int | None]:

@@ -16,6 +16,8 @@ from markupsafe import Markup
 from ssl_ft.errors import UserError
 from ssl_ft.report import sections, words
 from ssl_ft.report.budgets import MODEL_LABELS, compare_runs
+from ssl_ft.report.comparison import comparison_legend, comparison_view
+from ssl_ft.report.comparison_words import finding
 from ssl_ft.report.extras import Confusion
 from ssl_ft.report.formats import budget_words
 from ssl_ft.report.lineage import lineage_columns
@@ -72,7 +74,8 @@ def write_report(run_folders: Sequence[Path], output: Path, *, title: str) -> Pa
 
 def _render(gathered: Gathered, title: str) -> str:
     runs = gathered.runs
-    found = [(run, words.finding(run)) for run in runs]
+    summaries = {run.name: summary for run in runs if (summary := run.extras.comparison) is not None}
+    found = [(run, finding(summaries[run.name]) if run.name in summaries else words.finding(run)) for run in runs]
     findings = [(run, sentence) for run, sentence in found if sentence]
     # One run a stage reads as one story; several (two encoders, two data sets) need their names.
     is_one_story = len({run.stage for run, _ in findings}) == len(findings)
@@ -87,9 +90,14 @@ def _render(gathered: Gathered, title: str) -> str:
         further=sentences[1:],
         findings=[(run.name, sentence) for run, sentence in findings],
         columns=lineage_columns(runs),
+        strategies=[
+            comparison_view(summary, name=name, prefix=f"strategies-{index}")
+            for index, (name, summary) in enumerate(summaries.items())
+        ],
+        strategy_legend=comparison_legend(),
         comparisons=[
             sections.accuracy_view(comparison, prefix=f"accuracy-{index}")
-            for index, comparison in enumerate(compare_runs(runs))
+            for index, comparison in enumerate(compare_runs([run for run in runs if run.name not in summaries]))
         ],
         views=[_view(run, f"run-{index}") for index, run in enumerate(runs)],
         costs=sections.costs_table(runs),

@@ -19,7 +19,13 @@ _WORDS_IN_SENTENCE = {
     "full": "the fine-tuned network",
     "scratch": "the same network trained from scratch",
 }
-_STAGE_TITLES = {"index": "Index", "pretrain": "Pretraining", "probe": "Probe", "finetune": "Fine-tuning"}
+_STAGE_TITLES = {
+    "index": "Index",
+    "pretrain": "Pretraining",
+    "probe": "Probe",
+    "finetune": "Fine-tuning",
+    "compare": "Comparison of strategies",
+}
 
 
 def stage_title(stage: str) -> str:
@@ -122,7 +128,9 @@ def pretrained_only(runs: tuple[Run, ...]) -> str:
 
 def account(run: Run) -> str:
     """What one run did, from its own records: model, data, labels, time and place."""
-    describe = {"pretrain": _pretraining, "probe": _probing, "finetune": _finetuning}.get(run.stage)
+    describe = {"pretrain": _pretraining, "probe": _probing, "finetune": _finetuning, "compare": _comparing}.get(
+        run.stage
+    )
     sentences = describe(run) if describe else [f"The stage {run.stage} was run."]
     return " ".join([*sentences, *_labels(run), *_place(run)])
 
@@ -164,6 +172,19 @@ def _finetuning(run: Run) -> list[str]:
     beside = " The same network was trained from scratch beside it." if "scratch" in accuracies(run) else ""
     return [
         f"The whole network{_model(run)} was trained on labelled images, starting from the pretrained encoder.{beside}"
+    ]
+
+
+def _comparing(run: Run) -> list[str]:
+    summary = run.extras.comparison
+    if summary is None:
+        return ["Strategies of fine-tuning were compared."]
+    strategies = listed(list(dict.fromkeys(row.strategy for row in summary.rows)))
+    budgets = [None if isinstance(each.budget, str) else each.budget for each in summary.verdicts]
+    return [
+        f"The strategies {strategies} were compared with {_budgets(budgets)}, on "
+        f"{formats.counted(summary.num_draws, 'random draw')} of the labelled images; hyper-parameters were chosen "
+        "inside the budget."
     ]
 
 

@@ -1,0 +1,45 @@
+"""What is tried for each strategy before it is trained for good: a few candidates, in plain sight, as many for each.
+
+Every candidate is trained on a part of the budget and judged on the rest by its log-loss (`build/cells.py`), so more
+candidates cost time but no test label. A strategy with a solver of its own chooses inside the solver.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from ssl_ft.config import FinetuneSettings
+
+Candidate = dict[str, Any]
+
+# Setting of finetune -> value. The first candidate is taken where a budget has no label to choose on.
+GRIDS: dict[str, tuple[Candidate, ...]] = {
+    "scratch": ({"optim.rate": 3e-3}, {"optim.rate": 1e-3}),
+    "full": ({"encoder_rate_share": 0.1}, {"encoder_rate_share": 1.0}),
+    "probe": ({},),
+}
+
+
+def candidates(settings: FinetuneSettings, strategy: str) -> list[FinetuneSettings]:
+    """The settings to choose from for a strategy."""
+    own = settings.model_copy(update={"strategy": strategy})
+    return [with_values(own, candidate) for candidate in GRIDS[strategy]]
+
+
+def with_values(settings: FinetuneSettings, values: Candidate) -> FinetuneSettings:
+    """The settings with some values replaced, by dotted name."""
+    for name, value in values.items():
+        settings = _with_value(settings, name.split("."), value)
+    return settings
+
+
+def words(candidate: Candidate) -> tuple[str, ...]:
+    """The candidate as `key=value` words."""
+    return tuple(f"{key}={value}" for key, value in candidate.items())
+
+
+def _with_value(settings: Any, names: list[str], value: Any) -> Any:  # Any: a section is a settings class of its own
+    first, *rest = names
+    assert isinstance(settings, BaseModel), f"{first} lies in no section"
+    assert first in type(settings).model_fields, f"{type(settings).__name__} has no {first}"
+    return settings.model_copy(update={first: _with_value(getattr(settings, first), rest, value) if rest else value})

@@ -1,0 +1,250 @@
+"""The page's section about a comparison: an overview and a curve a model, tables, verdicts. Records for the template.
+
+Sentences are in `comparison_words.py`, what the run folder holds in `comparison_files.py`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from ssl_ft.evaluate.cells import Budget
+from ssl_ft.evaluate.comparison import find_difference
+from ssl_ft.evaluate.summary import Row, Summary
+from ssl_ft.report import figures, formats
+from ssl_ft.report.comparison_words import (
+    accuracy_of,
+    break_even_sentence,
+    computing_text,
+    difference_text,
+    gain_of,
+    per_class,
+    plain_budget,
+    verdict_sentences,
+)
+from ssl_ft.report.sections import LegendEntry, PanelView, Table
+from ssl_ft.report.svg import INK, MUTED, SERIES, render
+
+# Styles of the page: the model of a panel, and what it is held against.
+_OWN, _BASE = 0, 7
+
+
+@dataclass(frozen=True)
+class ComparisonView:
+    """One comparison as the template prints it."""
+
+    name: str
+    heading: str
+    about: str
+    verdicts: tuple[str, ...]
+    overview: Markup
+    panels: tuple[PanelView, ...]
+    table: Table
+    gains: Table
+    best: Table
+    costs: Table
+    break_evens: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def comparison_view(summary: Summary, *, name: str, prefix: str) -> ComparisonView:
+    """All of one comparison; `prefix` is put before the figures' ids."""
+    return ComparisonView(
+        name=name,
+        heading=summary.data,
+        about=_about(summary),
+        verdicts=tuple(verdict_sentences(summary)),
+        overview=Markup(_overview(summary, prefix=f"{prefix}-all")),
+        panels=tuple(_panel(summary, model, prefix=f"{prefix}-{n}") for n, model in enumerate(_compared(summary))),
+        table=_table(summary),
+        gains=_gains(summary),
+        best=_against_best(summary),
+        costs=_costs(summary),
+        break_evens=tuple(break_even_sentence(each, summary.num_classes) for each in summary.break_evens),
+        left_out=tuple(f"{left.strategy} for {left.encoder}: {left.reason}" for left in summary.left_out),
+    )
+
+
+def _about(summary: Summary) -> str:
+    seeds = f" with {summary.num_seeds} seeds each" if summary.num_seeds > 1 else ""
+    comparisons = len(summary.differences)
+    return (
+        f"{formats.counted(summary.num_test, 'test image')} of {summary.num_classes} classes, "
+        f"{formats.counted(summary.num_draws, 'draw')} of the labels{seeds}. Intervals are 95{formats.NBSP}% over "
+        f"draws and test images. P-values come from {summary.num_resamples:,} paired bootstrap resamples, so none is below "
+        f"{2 / (summary.num_resamples + 1):.1g}, and are corrected for {comparisons} comparisons (Holm)."
+    )
+
+
+def _models(summary: Summary) -> list[str]:
+    return list(dict.fromkeys(row.model for row in summary.rows))
+
+
+def _compared(summary: Summary) -> list[str]:
+    """Models that are held against a baseline, in order."""
+    return list(dict.fromkeys(reach.model for reach in summary.reaches))
+
+
+def _budgets(summary: Summary) -> list[Budget]:
+    return [verdict.budget for verdict in summary.verdicts]
+
+
+def _overview(summary: Summary, *, prefix: str) -> str:
+    """SVG: a column a budget, a row a model, accuracy with its interval; the best of a budget is filled."""
+    models, budgets = _models(summary), _budgets(summary)
+    lowest = [np.mean([accuracy_of(summary, model, b).value for b in budgets]) for model in models]
+    order = [models[n] for n in np.argsort(lowest, kind="stable")]
+    best = {verdict.budget: verdict.best for verdict in summary.verdicts}
+    baselines = {reach.baseline for reach in summary.reaches}
+
+    def draw(figure: Figure) -> None:
+        for axes, budget in zip(np.atleast_1d(figure.subplots(1, len(budgets), sharey=True)), budgets, strict=True):
+            for place, model in enumerate(order):
+                score = accuracy_of(summary, model, budget)
+                colour = SERIES[_BASE] if model in baselines else SERIES[_OWN]
+                axes.hlines(place, 100 * score.low, 100 * score.high, color=colour, linewidth=1.6)
+                face = colour if model == best[budget] else "none"
+                axes.plot(100 * score.value, place, marker="o", markersize=6, color=colour, markerfacecolor=face)
+            axes.set_yticks(range(len(order)), [formats.printable(model) for model in order], parse_math=False)
+            axes.set_ylim(-0.6, len(order) - 0.4)
+            axes.grid(axis="x")
+            axes.grid(visible=False, axis="y")
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}{formats.NBSP}%"))
+            axes.set_title(formats.budget_words(plain_budget(budget)), fontsize=11.5, color=INK)
+            axes.tick_params(axis="y", labelcolor=INK)
+
+    spoken = "; ".join(
+        f"{formats.budget_words(plain_budget(b))}: "
+        + ", ".join(f"{model} {formats.percent(accuracy_of(summary, model, b).value)}" for model in reversed(order))
+        for b in budgets
+    )
+    height = 60 + 21 * len(order)
+    description = formats.printable(f"Accuracy of each strategy. {spoken}.")
+    return render(draw, size=(150 + 190 * len(budgets), height), font_size=11.5, prefix=prefix, description=description)
+
+
+def _panel(summary: Summary, model: str, *, prefix: str) -> PanelView:
+    """Accuracy over labels of a model beside its baseline."""
+    baseline = next(reach.baseline for reach in summary.reaches if reach.model == model)
+    numbers = sorted({(row.num_labels / summary.num_classes, row.budget) for row in summary.rows}, key=lambda x: x[0])
+    places = [float(np.log(number)) for number, _ in numbers]
+    scores = [(accuracy_of(summary, m, b).low, accuracy_of(summary, m, b).high) for m in _models(summary)
+              for _, b in numbers]  # fmt: skip
+    limits = (100 * min(low for low, _ in scores) - 2, 100 * max(high for _, high in scores) + 2)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for name, style in ((baseline, _BASE), (model, _OWN)):
+            _curve(axes, summary, name, [budget for _, budget in numbers], places, style=style)
+        axes.xaxis.set_major_locator(FixedLocator(places))
+        axes.set_xticklabels([formats.budget_mark(plain_budget(b)) for _, b in numbers], parse_math=False)
+        axes.set_ylim(*limits)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}{formats.NBSP}%"))
+        axes.set_xlabel("labels per class")
+
+    spoken = ", ".join(
+        f"{formats.percent(accuracy_of(summary, model, b).value)} with {formats.budget_words(plain_budget(b))} "
+        f"({baseline} {formats.percent(accuracy_of(summary, baseline, b).value)})"
+        for _, b in numbers
+    )
+    svg = render(
+        draw, size=(250, 190), font_size=11.5, prefix=prefix, description=formats.printable(f"{model}: {spoken}.")
+    )
+    wins = [formats.budget_mark(plain_budget(v.budget)) for v in summary.verdicts if v.best == model]
+    note = f"Best with {formats.listed(wins)} labels per class." if wins else ""
+    return PanelView(model, note, Markup(svg), ())
+
+
+def _curve(axes: Axes, summary: Summary, model: str, budgets: list[Budget], places: list[float], *, style: int) -> None:
+    scores = [accuracy_of(summary, model, budget) for budget in budgets]
+    value, low, high = (100 * np.array([getattr(s, name) for s in scores]) for name in ("value", "low", "high"))
+    is_own = style == _OWN
+    axes.fill_between(places, low, high, color=SERIES[style], alpha=0.16 if is_own else 0.1, linewidth=0)
+    axes.plot(places, value, color=SERIES[style], linestyle="solid" if is_own else (0, (4, 2)))
+    axes.plot(places, value, color=SERIES[style], linestyle="none", marker=figures.MARKERS[style], markersize=5)
+    axes.tick_params(colors=MUTED)
+
+
+def comparison_legend() -> tuple[LegendEntry, ...]:
+    """Of the panels: the model, and its baseline."""
+    entries = ((_OWN, "this strategy"), (_BASE, "what it is held against"))
+    return tuple(LegendEntry(Markup(figures.legend_mark(style)), label) for style, label in entries)
+
+
+def _table(summary: Summary) -> Table:
+    budgets = _budgets(summary)
+    head = ("Strategy", "Parameters trained", *(f"{formats.budget_words(plain_budget(b))}" for b in budgets))
+    rows = []
+    for model in _models(summary):
+        own = [row for row in summary.rows if row.model == model]
+        rows.append((model, formats.large(own[0].num_trained), *(_cell(summary, model, b) for b in budgets)))
+    return Table(head, tuple(rows))
+
+
+def _cell(summary: Summary, model: str, budget: Budget) -> str:
+    score, row = accuracy_of(summary, model, budget), _row(summary, model, budget)
+    bounds = formats.interval("accuracy", score.low, score.high)
+    best = f"{formats.NBSP}{formats.DASH} best in {100 * row.share_best:.0f}{formats.NBSP}%" * (row.share_best >= 0.005)
+    return f"{formats.percent(score.value)}{formats.NBSP}({bounds}){best}"
+
+
+def _row(summary: Summary, model: str, budget: Budget) -> Row:
+    return next(row for row in summary.rows if (row.model, row.budget) == (model, budget))
+
+
+def _gains(summary: Summary) -> Table:
+    """Every model over its baseline, with the labels that saves."""
+    budgets = _budgets(summary)
+    head = ["Strategy"]
+    for budget in budgets:
+        words = formats.budget_words(plain_budget(budget))
+        head += [f"Gain, {words}", "Baseline needs, per class"]
+    rows = []
+    for model in _compared(summary):
+        cells = [model]
+        for budget in budgets:
+            gain = gain_of(summary, model, budget)
+            reach = next(r for r in summary.reaches if (r.model, r.budget) == (model, budget))
+            cells += [difference_text(gain) if gain else "", per_class(reach.needed, summary.num_classes)]
+        rows.append(tuple(cells))
+    return Table(tuple(head), tuple(rows))
+
+
+def _against_best(summary: Summary) -> Table:
+    """How far every other lies behind the best of each budget."""
+    rows = []
+    for verdict in summary.verdicts:
+        for other in _models(summary):
+            lead = find_difference(summary.differences, verdict.best, other, budget=verdict.budget)
+            if lead is not None:
+                words = formats.budget_words(plain_budget(verdict.budget))
+                rows.append((words, verdict.best, other, difference_text(lead)))
+    return Table(("Budget", "Best", "Other", "Lead of the best"), tuple(rows))
+
+
+def _costs(summary: Summary) -> Table:
+    head = (
+        "Strategy",
+        "Labels per class",
+        "Seconds, choosing included",
+        "Final training",
+        "Memory",
+        "Pretraining pays",
+    )
+    rows = tuple(
+        (
+            cost.model,
+            formats.budget_mark(plain_budget(cost.budget)),
+            formats.duration(cost.seconds),
+            formats.duration(cost.train_seconds),
+            formats.memory(cost.peak_memory_mb),
+            computing_text(cost),
+        )
+        for cost in summary.costs
+    )
+    return Table(head, rows)
