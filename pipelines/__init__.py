@@ -16,6 +16,7 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "pretrain": config.PretrainSettings,
         "probe": config.ProbeSettings,
         "finetune": config.FinetuneSettings,
+        "compare": config.CompareSettings,
         "predict": config.PredictSettings,
         "bench": config.BenchSettings,
         "report": config.ReportSettings,
@@ -42,6 +43,10 @@ def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
         from pipelines import finetune
 
         return finetune.main(settings)
+    if stage == "compare":
+        from pipelines import compare
+
+        return compare.main(settings)
     if stage in ("run", "demo"):
         from pipelines import run_all
 

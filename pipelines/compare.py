@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from ssl_ft import dist, handover
-from ssl_ft.build.comparing import Comparison, make_folders, num_workers, open_comparison, plain_settings, work
+from ssl_ft.build.comparing import Comparison, comparison_path, open_comparison, plain_settings
 from ssl_ft.build.comparison_result import write_result
+from ssl_ft.build.comparison_work import make_folders, num_workers, work
 from ssl_ft.build.parts import choose_device
 from ssl_ft.claims import waited_claim
 from ssl_ft.config import CompareSettings
 from ssl_ft.interrupt import StopWish
 from ssl_ft.launch import run_ranks
 from ssl_ft.progress import ProgressLine
-from ssl_ft.runlog import RunFolder, default_folder, say
+from ssl_ft.runlog import RunFolder, say
 
 
 def main(settings: CompareSettings) -> int:
@@ -57,8 +58,7 @@ def run_worker(settings: CompareSettings) -> int:
 
 def _open_run(comparison: Comparison) -> RunFolder:
     """The run folder; of several processes that start at once, one makes it."""
-    plain, out = plain_settings(comparison), comparison.settings.out
-    path = Path(out) if out else default_folder("compare", Path(comparison.data.path).name, plain)
+    plain, path = plain_settings(comparison), comparison_path(comparison)
     path.parent.mkdir(parents=True, exist_ok=True)
     with waited_claim(path.with_name(f".{path.name}.opening")):
         run = RunFolder(path, stage="compare", settings=plain)

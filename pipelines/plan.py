@@ -6,9 +6,10 @@ from typing import Any
 import yaml
 
 from ssl_ft.build.cluster import batch_script
+from ssl_ft.build.comparison_work import plan_comparison
 from ssl_ft.build.parts import duration_in_steps, encoder_spec, view_recipe
 from ssl_ft.build.pretraining import open_pool, training_memory_mb
-from ssl_ft.config import FinetuneSettings, PretrainSettings, ProbeSettings, RunSettings
+from ssl_ft.config import CompareSettings, FinetuneSettings, PretrainSettings, ProbeSettings, RunSettings
 from ssl_ft.handover import open_labelled, pretrain_path
 from ssl_ft.models.encoders import build_encoder
 from ssl_ft.models.fit import check_input
@@ -41,6 +42,8 @@ def plan_lines(settings: Any) -> list[str]:
             f"{source.location}: {len(roles.train)} train, {len(roles.val)} val, {len(roles.test)} test images with "
             f"labels of {len(source.class_names)} classes; test is scored once a model",
         ]
+    if isinstance(settings, CompareSettings):
+        return plan_comparison(settings)
     return []
 
 

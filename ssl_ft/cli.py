@@ -18,6 +18,7 @@ STAGES = {
     "pretrain": "train an encoder on unlabelled images",
     "probe": "judge an encoder: linear probe and kNN over label budgets, against baselines",
     "finetune": "train a classifier from an encoder and a few labels",
+    "compare": "every strategy of finetune over label budgets and draws: which to take, and how sure that is",
     "predict": "label a folder of images with a classifier",
     "report": "one offline page from run folders",
     "doctor": "prove on this machine what is promised: ranks, resume, precision, decoders, disk",

@@ -1,12 +1,9 @@
-"""A comparison from settings: its encoders, data, cells and question; working through the cells; estimating time.
+"""A comparison from settings: its encoders, data and strategies, refused before anything runs where they do not fit.
 
-One cell is computed in `build/cells.py`; what the cells say is in `evaluate/summary.py`.
+Working through its cells is in `build/comparison_work.py`.
 """
 
-import json
-import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_ft.artifact import find_model, read_card
-from ssl_ft.build.cells import Bench, Stopped, budget_sizes, build_bench, compute_cell
+from ssl_ft.build.cells import budget_sizes
 from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.grids import GRIDS
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import LabelledImages
 from ssl_ft.build.strategies import STRATEGIES, Draft, with_head
-from ssl_ft.claims import work_through
 from ssl_ft.config import CompareSettings, DataSettings
 from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles, label_budget
 from ssl_ft.errors import UserError
-from ssl_ft.evaluate.cells import MOST_CLASSES, Cell, CellKey, all_keys, cell_path, read_cell, write_cell
-from ssl_ft.evaluate.summary import EncoderFacts, LeftOut, Question
+from ssl_ft.evaluate.cells import MOST_CLASSES, CellKey, all_keys
+from ssl_ft.evaluate.summary import LeftOut
+from ssl_ft.runlog import default_folder
 from ssl_ft.transfer.exact_head import FeatureStatistics
 
 Indices = NDArray[np.int64]
@@ -115,126 +112,11 @@ def plain_settings(comparison: Comparison) -> dict[str, object]:
     }
 
 
-def work(comparison: Comparison, run: Path, *, device: torch.device, is_over: Callable[[], bool],
-         on_cell: Callable[[], None]) -> bool:  # fmt: skip
-    """Compute the cells that are not there yet, together with all other processes on this run.
-
-    Args:
-        comparison: what is compared.
-        run: its run folder.
-        device: where to compute.
-        is_over: whether the person wants to stop.
-        on_cell: called after each cell of this process.
-
-    Returns:
-        Whether all cells are done.
-    """
-    cells, claims = make_folders(run)
-    keys = {key.name: key for key in comparison.keys}
-    benches: dict[str, Bench] = {}
-
-    def compute(name: str) -> None:
-        key = keys[name]
-        if key.encoder not in benches:
-            folder = comparison.folders[key.encoder]
-            benches[key.encoder], _ = build_bench(
-                folder, comparison.images(run), comparison.roles, device=device, seed=comparison.settings.seed
-            )
-        cell = compute_cell(comparison.settings, key, benches[key.encoder], should_stop=is_over)
-        write_cell(cells, key, cell)
-        on_cell()
-
-    try:
-        return work_through(
-            claims,
-            list(keys),
-            is_done=lambda name: cell_path(cells, keys[name]).is_file(),
-            work=compute,
-            should_stop=is_over,
-        )
-    except Stopped:
-        return False
-
-
-def make_folders(run: Path) -> tuple[Path, Path]:
-    """The run's folders of cells and of claims."""
-    folders = run / "cells", run / "claims"
-    for folder in folders:
-        folder.mkdir(exist_ok=True)
-    return folders
-
-
-def read_cells(comparison: Comparison, run: Path) -> list[tuple[CellKey, Cell]]:
-    """Every cell of the comparison.
-
-    Raises:
-        UserError: one is damaged.
-    """
-    return [(key, read_cell(run / "cells", key)) for key in comparison.keys]
-
-
-def question_of(comparison: Comparison, test: Indices) -> Question:
-    """What the cells are to answer.
-
-    Args:
-        comparison: what was compared.
-        test: int64 [N], the test images the cells predict.
-    """
-    settings, source = comparison.settings, comparison.source
-    assert source.labels is not None, "roles need labels"
-    return Question(
-        data=Path(source.location).name or source.location,
-        labels=source.labels[test],
-        num_classes=len(source.class_names),
-        encoders=tuple(_facts(name, folder) for name, folder in comparison.folders.items()),
-        baseline=settings.baseline,
-        tolerance=settings.tolerance,
-        num_seeds=settings.seeds,
-        num_resamples=settings.resamples,
-        seed=settings.seed,
-        left_out=comparison.left_out,
-    )
-
-
-def num_workers(settings: CompareSettings) -> int:
-    """Processes to start here: those asked for, or one a GPU, or one a core."""
-    if settings.workers is not None:
-        return settings.workers
-    if settings.device != "cpu" and torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0))
-
-
-def estimate_lines(comparison: Comparison, run: Path) -> list[str]:
-    """How many cells there are and how long they take, from the seconds of those done."""
-    keys = comparison.keys
-    measured: dict[tuple[str, str, object], list[float]] = {}
-    left = []
-    for key in keys:
-        if cell_path(run / "cells", key).is_file():
-            measured.setdefault((key.encoder, key.strategy, key.budget), []).append(
-                read_cell(run / "cells", key).seconds
-            )
-        else:
-            left.append(key)
-    workers = num_workers(comparison.settings)
-    done = len(keys) - len(left)
-    first = (
-        f"{len(keys)} cells: {len(comparison.folders)} encoders x {len(comparison.strategies)} strategies x "
-        f"{len(comparison.settings.labels)} budgets x {comparison.settings.draws} draws x {comparison.settings.seeds} "
-        f"seeds; {done} are done"
-    )
-    if not measured:
-        return [first, "no cell has been measured yet: start it, and ask again after some cells"]
-    seconds = sum(_expected(key, measured) for key in left)
-    return [first, f"the rest takes about {seconds / workers / 60:.0f} minutes with {workers} workers"]
-
-
-def _expected(key: CellKey, measured: dict[tuple[str, str, object], list[float]]) -> float:
-    """Seconds of a cell: of its like, else of its strategy, else of all."""
-    own = measured.get((key.encoder, key.strategy, key.budget))
-    alike = own or [s for (_, strategy, _), found in measured.items() for s in found if strategy == key.strategy]
-    return float(np.mean(alike or [s for found in measured.values() for s in found]))
+def comparison_path(comparison: Comparison) -> Path:
+    """The run folder: the one named, or one told by data and settings."""
+    out = comparison.settings.out
+    name = Path(comparison.data.path).name
+    return Path(out) if out else default_folder("compare", name, plain_settings(comparison))
 
 
 def _named(folders: Sequence[Path]) -> dict[str, Path]:
@@ -320,20 +202,3 @@ def _undefined(comparison: Comparison, folder: Path, strategies: Sequence[str]) 
         except UserError as error:
             found[strategy] = str(error)
     return found
-
-
-def _facts(name: str, folder: Path) -> EncoderFacts:
-    card, _ = read_card(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    seconds, pool = None, None
-    with suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
-        result = json.loads((folder.parent / "result.json").read_text(encoding="utf-8"))
-        seconds = float(result["seconds"])
-        pool = next(int(use["num_images"]) for use in result["data"] if use["role"] == "pool")
-    return EncoderFacts(name, seconds, pool, card.contract.size, int(config["num_parameters"]), None)
-
-
-def readable_test(comparison: Comparison, run: Path) -> Indices:
-    """The test images that can be read, int64: those the cells predict."""
-    folder = next(iter(comparison.folders.values()))
-    return comparison.images(run).inputs(comparison.roles.test, read_card(folder)[0].contract).indices

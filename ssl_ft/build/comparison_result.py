@@ -3,7 +3,8 @@
 import numpy as np
 
 from ssl_ft import handover
-from ssl_ft.build.comparing import Comparison, question_of, read_cells, readable_test
+from ssl_ft.build.comparing import Comparison
+from ssl_ft.build.comparison_work import question_of, read_cells, readable_test
 from ssl_ft.evaluate.summary import Summary, summarise
 from ssl_ft.report.comparison_files import write_summary
 from ssl_ft.report.comparison_words import verdict_sentences

@@ -4,14 +4,17 @@ Only `build/` and the stages see these classes; below, plain arguments. Each fie
 `ssl-ft STAGE --help`.
 """
 
+from ssl_ft.config.compare import AdviseSettings, CompareSettings
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
 from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
 from ssl_ft.config.transfer import FinetuneSettings, PredictSettings, ProbeSettings, RunSettings
 
 __all__ = [
+    "AdviseSettings",
     "BenchSettings",
     "Check",
+    "CompareSettings",
     "ContrastSettings",
     "DataSettings",
     "DoctorSettings",

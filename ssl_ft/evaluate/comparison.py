@@ -131,7 +131,7 @@ def resample(
 
 
 def _weighed(scores: Floats, row_weights: Floats, repeats: int) -> Floats:
-    """Scores [rows, B] of one model averaged by row weights [B, rows]; "all" labels have one draw with all the weight."""
+    """Scores [rows, B] of one model averaged by row weights [B, rows]; "all" labels have one draw."""
     weights = row_weights if len(scores) == row_weights.shape[1] else np.full((scores.shape[1], repeats), 1 / repeats)
     return np.asarray(np.einsum("rb,br->b", scores, weights))
 

@@ -74,8 +74,8 @@ def _about(summary: Summary) -> str:
     return (
         f"{formats.counted(summary.num_test, 'test image')} of {summary.num_classes} classes, "
         f"{formats.counted(summary.num_draws, 'draw')} of the labels{seeds}. Intervals are 95{formats.NBSP}% over "
-        f"draws and test images. P-values come from {summary.num_resamples:,} paired bootstrap resamples, so none is below "
-        f"{2 / (summary.num_resamples + 1):.1g}, and are corrected for {comparisons} comparisons (Holm)."
+        f"draws and test images. P-values come from {summary.num_resamples:,} paired bootstrap resamples, so none is "
+        f"below {2 / (summary.num_resamples + 1):.1g}, and are corrected for {comparisons} comparisons (Holm)."
     )
 
 

@@ -36,7 +36,7 @@ def test_a_damaged_cell_says_what_to_do(tmp_path):
     write_cell(tmp_path, KEY, CELL)
     path = cell_path(tmp_path, KEY)
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UserError, match="cannot be read .*delete it, and the same command computes it anew"):
+    with pytest.raises(UserError, match=r"cannot be read .*delete it, and the same command computes it anew"):
         read_cell(tmp_path, KEY)
 
 
