@@ -14,7 +14,7 @@ OPTIMIZERS = ("adamw", "sgd", "lars", "muon")
 
 
 def parameter_groups(modules: Iterable[tuple[nn.Module, float]], *, weight_decay: float) -> list[dict[str, object]]:
-    """Groups for an optimizer: vectors (biases, norms) and single tokens never decay, nor does LARS adapt to them.
+    """Groups for an optimizer: vectors (biases, norms, magnitudes) and single tokens never decay, nor does LARS adapt to them.
 
     Args:
         modules: pairs of a module and the factor on its learning rate, kept as `scale` in its groups.
@@ -33,7 +33,8 @@ def parameter_groups(modules: Iterable[tuple[nn.Module, float]], *, weight_decay
 
 def _is_exempt(name: str, parameter: nn.Parameter) -> bool:
     tokens = ("pos_embed", "cls_token", "reg_token", "hidden_token")
-    return parameter.ndim <= 1 or name.rpartition(".")[2] in tokens
+    # DoRA's magnitudes hold one number a filter, whatever their shape; decay would shrink the frozen weights with them.
+    return parameter.ndim <= 1 or name.rpartition(".")[2] in tokens or ".lora_magnitude_vector." in name
 
 
 def build_optimizer(
