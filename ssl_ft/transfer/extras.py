@@ -19,7 +19,8 @@ def import_peft(*, strategy: str) -> Any:
         with _offline():
             import peft
     except ImportError as error:
-        raise UserError(f"strategy={strategy} needs the package peft; pip install '.[peft]'") from error
+        extra = "qlora" if strategy == "qlora" else "peft"
+        raise UserError(f"strategy={strategy} needs the package peft; pip install '.[{extra}]'") from error
     return peft
 
 

@@ -42,7 +42,7 @@ def add_low_rank(
     classifier: nn.Module,
     names: list[str],
     *,
-    kind: Literal["lora", "dora"],
+    kind: Literal["lora", "dora", "qlora"],
     rank: int,
     alpha: float,
     dropout: float,
@@ -57,7 +57,7 @@ def add_low_rank(
     Args:
         classifier: a timm model with a head.
         names: its layers, from `low_rank_layers`.
-        kind: which of the two.
+        kind: qlora is LoRA, on layers that are in 4 bits already.
         rank: r.
         alpha: α.
         dropout: share of the update's inputs set to 0 while training.

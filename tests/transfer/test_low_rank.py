@@ -210,6 +210,6 @@ def test_dora_refuses_filters_that_are_all_zero():
 def test_without_peft_a_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     model = classifier_of("vit")
-    for kind in ("lora", "dora"):
-        with pytest.raises(UserError, match=rf"^strategy={kind} needs the package peft; pip install '\.\[peft\]'$"):
+    for kind, extra in (("lora", "peft"), ("dora", "peft"), ("qlora", "qlora")):
+        with pytest.raises(UserError, match=rf"^strategy={kind} needs the package peft; pip install '\.\[{extra}\]'$"):
             add_low_rank(model, ["head"], kind=kind, rank=1, alpha=1.0, dropout=0.0, seed=0)

@@ -28,7 +28,7 @@ def quantized(model: nn.Module) -> list[str]:
     """Quantize in place and add an update; gives the names of the layers."""
     names = low_rank_layers(model, strategy="qlora")
     quantize_layers(model, names)
-    add_low_rank(model, names, kind="lora", rank=4, alpha=8.0, dropout=0.0, seed=0)
+    add_low_rank(model, names, kind="qlora", rank=4, alpha=8.0, dropout=0.0, seed=0)
     return names
 
 
