@@ -14,7 +14,7 @@ OPTIMIZERS = ("adamw", "sgd", "lars", "muon")
 
 
 def parameter_groups(modules: Iterable[tuple[nn.Module, float]], *, weight_decay: float) -> list[dict[str, object]]:
-    """Groups for an optimizer: vectors (biases, norms, magnitudes) and single tokens never decay, nor does LARS adapt to them.
+    """Groups for an optimizer: vectors (biases, norms) and single tokens never decay, nor does LARS adapt to them.
 
     Args:
         modules: pairs of a module and the factor on its learning rate, kept as `scale` in its groups.

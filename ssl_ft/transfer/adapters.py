@@ -35,6 +35,8 @@ class SeriesAdapter(nn.Module):
     def __init__(self, base: Layer, *, width: int) -> None:
         super().__init__()
         self.base = base
+        self.down: Layer
+        self.up: Layer
         inputs = base.weight.shape[1]
         if isinstance(base, nn.Linear):
             self.down, self.up = nn.Linear(inputs, width, bias=False), nn.Linear(width, inputs, bias=False)
@@ -113,7 +115,7 @@ def add_adapters(classifier: nn.Module, *, width: int, seed: int) -> None:
         torch.manual_seed(seed)
         for name, layer in places.items():
             form = ParallelAdapter if is_beside else SeriesAdapter
-            classifier.set_submodule(name, form(layer, width=width).to(layer.weight.dtype))  # type: ignore[arg-type]
+            classifier.set_submodule(name, form(layer, width=width).to(layer.weight))  # type: ignore[arg-type]
     classifier.get_classifier().requires_grad_(True)  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""The layers of an encoder that take an update or an adapter, found by their names in timm. What they take: elsewhere."""
+"""The layers of an encoder that take an update or an adapter, found by their names in timm. Building: elsewhere."""
 
 import re
 from collections.abc import Mapping

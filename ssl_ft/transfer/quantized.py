@@ -85,4 +85,4 @@ def _bytes_held(weight: Tensor) -> int:
     if state is None:
         return size
     beside = [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
-    return size + sum(part.numel() * part.element_size() for part in beside)
+    return size + sum(int(part.numel() * part.element_size()) for part in beside)
