@@ -33,7 +33,8 @@ def parameter_groups(modules: Iterable[tuple[nn.Module, float]], *, weight_decay
 
 def _is_exempt(name: str, parameter: nn.Parameter) -> bool:
     tokens = ("pos_embed", "cls_token", "reg_token", "hidden_token")
-    return parameter.ndim <= 1 or name.rpartition(".")[2] in tokens
+    # DoRA's magnitudes hold one number a filter, whatever their shape; decay would shrink the frozen weights with them.
+    return parameter.ndim <= 1 or name.rpartition(".")[2] in tokens or ".lora_magnitude_vector." in name
 
 
 def build_optimizer(

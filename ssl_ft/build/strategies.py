@@ -14,6 +14,7 @@ from torch import nn
 
 from ssl_ft.artifact import InputContract
 from ssl_ft.build.labels import Indices, LabelledImages
+from ssl_ft.build.low_rank import prepare_adapter, prepare_low_rank
 from ssl_ft.config import FinetuneSettings
 from ssl_ft.data.permutation import permute
 from ssl_ft.evaluate.features import compute_outputs
@@ -90,11 +91,15 @@ def _probe(settings: FinetuneSettings, draft: Draft) -> Prepared:
     return Prepared(model, [], merge=lambda: model, num_fitted=fitted)
 
 
-# What each strategy prepares; `adapter`, `lora` and the like belong here too.
+# What each strategy prepares.
 STRATEGIES: dict[str, Callable[[FinetuneSettings, Draft], Prepared]] = {
     "scratch": _scratch,
     "probe": _probe,
     "full": _full,
+    "adapter": lambda settings, draft: prepare_adapter(settings, draft.model),
+    "lora": lambda settings, draft: prepare_low_rank(settings, draft.model, kind="lora"),
+    "dora": lambda settings, draft: prepare_low_rank(settings, draft.model, kind="dora"),
+    "qlora": lambda settings, draft: prepare_low_rank(settings, draft.model, kind="qlora"),
 }
 
 

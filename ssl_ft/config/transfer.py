@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ssl_ft.config.base import Budget, Count, Positive, Probability, Settings, Share, Stage, several, short
+from ssl_ft.config.base import Budget, Count, Decay, Positive, Probability, Settings, Share, Stage, several, short
 from ssl_ft.config.parts import DataSettings, OptimSettings, ViewSettings
 from ssl_ft.config.pretrain import PretrainSettings
 
@@ -29,15 +29,29 @@ class HeadSettings(Settings):
     )
 
 
+class AdapterSettings(Settings):
+    width: Count = Field(8, description="numbers that an adapter passes on")
+    rate_share: Positive = Field(1.0, description="its learning rate as a share of the head's")
+
+
+class LowRankSettings(Settings):
+    rank: Count = Field(8, description="rank of the update of each layer")
+    alpha: Positive = Field(16.0, description="the update is scaled by alpha / rank")
+    dropout: Decay = Field(0.0, description="share of an update's inputs set to 0 while training")
+    rate_share: Positive = Field(1.0, description="their learning rate as a share of the head's")
+
+
 class FinetuneSettings(Stage):
     encoder: str = Field("", description="a pretrain run folder, or the encoder folder in it")
     data: Annotated[DataSettings, short("path")] | None = Field(
         None, description="the labelled set; none: the one pretrained on"
     )
-    strategy: Literal["scratch", "probe", "full"] = Field(
+    strategy: Literal["scratch", "probe", "full", "adapter", "lora", "dora", "qlora"] = Field(
         "full", description="which weights move, and how; README, finetune"
     )
     probe: HeadSettings = Field(HeadSettings(), description="of probe")
+    adapter: AdapterSettings = Field(AdapterSettings(), description="of adapter")
+    low_rank: LowRankSettings = Field(LowRankSettings(), description="of lora, dora and qlora")
     labels: Budget = Field("all", description="labels per class, a share in (0, 1), or all; val is taken from them")
     draw: int = Field(0, ge=0, description="which random draw of the budget")
     val_share: Share = Field(0.2, description="share of the budget to stop and choose on")
