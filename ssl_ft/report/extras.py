@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_ft.report.shift_section import ShiftFile, read_shift
+
 Content = TypeVar("Content")
 
 _UNUSABLE = (
@@ -93,6 +95,7 @@ class Extras:
     duplicates: tuple[tuple[str, str], ...]
     architecture: str | None
     num_parameters: int | None
+    shift: ShiftFile | None = None
 
 
 def read_extras(folder: Path, problems: list[str]) -> Extras:
@@ -119,6 +122,7 @@ def read_extras(folder: Path, problems: list[str]) -> Extras:
         duplicates=_guarded(_read_duplicates, folder / "duplicates.csv", (), problems),
         architecture=architecture[0],
         num_parameters=architecture[1],
+        shift=_guarded(read_shift, folder / "shift.json", None, problems),
     )
 
 
