@@ -21,6 +21,7 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "bench": config.BenchSettings,
         "report": config.ReportSettings,
         "doctor": config.DoctorSettings,
+        "shift": config.ShiftSettings,
     }
     return classes[stage]
 
@@ -63,6 +64,10 @@ def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
         from pipelines import doctor
 
         return doctor.main(settings)
+    if stage == "shift":
+        from pipelines import shift
+
+        return shift.main(settings)
     if stage == "bench":
         from pipelines import bench
 

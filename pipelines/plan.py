@@ -5,11 +5,20 @@ from typing import Any
 
 import yaml
 
+from ssl_ft.artifact import find_model
 from ssl_ft.build.cluster import batch_script
 from ssl_ft.build.comparison_work import plan_comparison
 from ssl_ft.build.parts import duration_in_steps, encoder_spec, view_recipe
 from ssl_ft.build.pretraining import open_pool, training_memory_mb
-from ssl_ft.config import CompareSettings, FinetuneSettings, PretrainSettings, ProbeSettings, RunSettings
+from ssl_ft.build.shift import open_sides
+from ssl_ft.config import (
+    CompareSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    ProbeSettings,
+    RunSettings,
+    ShiftSettings,
+)
 from ssl_ft.handover import open_labelled, pretrain_path
 from ssl_ft.models.encoders import build_encoder
 from ssl_ft.models.fit import check_input
@@ -34,6 +43,14 @@ def plan_lines(settings: Any) -> list[str]:
         return [*plan_lines(settings.pretrain), "then probe, finetune as full and as scratch, and report"]
     if isinstance(settings, PretrainSettings):
         return _pretrain_lines(settings)
+    if isinstance(settings, ShiftSettings):
+        model = find_model(settings.encoder, kind="encoder")
+        sides = open_sides(settings, model)
+        return [
+            f"encoder: {model}",
+            f"up to {settings.images} of {len(sides.pool)} pool images and of {len(sides.target)} target images; test "
+            "images are not looked at",
+        ]
     if isinstance(settings, (ProbeSettings, FinetuneSettings)):
         labelled = open_labelled(settings)
         source, roles = labelled.source, labelled.roles

@@ -17,6 +17,7 @@ STAGES = {
     "index": "look at a data source: counts, sizes, channels, damaged files, duplicates",
     "pretrain": "train an encoder on unlabelled images",
     "probe": "judge an encoder: linear probe and kNN over label budgets, against baselines",
+    "shift": "how far a target's images lie from the pool an encoder was pretrained on",
     "finetune": "train a classifier from an encoder and a few labels",
     "compare": "every strategy of finetune over label budgets and draws: which to take, and how sure that is",
     "predict": "label a folder of images with a classifier",

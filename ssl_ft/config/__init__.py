@@ -8,6 +8,7 @@ from ssl_ft.config.compare import AdviseSettings, CompareSettings
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
 from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
+from ssl_ft.config.shift import ShiftSettings
 from ssl_ft.config.transfer import FinetuneSettings, PredictSettings, ProbeSettings, RunSettings
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "ProbeSettings",
     "ReportSettings",
     "RunSettings",
+    "ShiftSettings",
     "ViewSettings",
 ]

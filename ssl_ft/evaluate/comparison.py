@@ -12,6 +12,7 @@ import numpy as np
 
 from ssl_ft.evaluate.cells import Budget
 from ssl_ft.evaluate.metrics import Floats, Labels, interval_of, resamples
+from ssl_ft.evaluate.shift import holm
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,20 +145,6 @@ def p_value(samples: Floats) -> float:
     """
     rarer = min(int(np.sum(samples <= 0)), int(np.sum(samples >= 0)))
     return min(1.0, 2 * (rarer + 1) / (len(samples) + 1))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for being several, in their order (Holm 1979): step down, so that one test needs the full m.
-
-    Whatever the tests have to do with one another, the chance of any false alarm stays below the level.
-    """
-    order = np.argsort(p_values, kind="stable")
-    corrected = np.empty(len(p_values))
-    highest = 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = highest
-    return [float(p) for p in corrected]
 
 
 def differences(resampled: Resampled, *, baselines: Sequence[str]) -> list[Difference]:

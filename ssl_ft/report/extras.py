@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ssl_ft.evaluate.summary import Summary
 from ssl_ft.report.comparison_files import SUMMARY, read_summary
+from ssl_ft.report.shift_section import ShiftFile, read_shift
 
 Content = TypeVar("Content")
 
@@ -97,6 +98,7 @@ class Extras:
     architecture: str | None
     num_parameters: int | None
     comparison: Summary | None = None
+    shift: ShiftFile | None = None
 
 
 def read_extras(folder: Path, problems: list[str]) -> Extras:
@@ -124,6 +126,7 @@ def read_extras(folder: Path, problems: list[str]) -> Extras:
         architecture=architecture[0],
         num_parameters=architecture[1],
         comparison=_guarded(_read_comparison, folder / SUMMARY, None, problems),
+        shift=_guarded(read_shift, folder / "shift.json", None, problems),
     )
 
 

@@ -22,6 +22,7 @@ from ssl_ft.report.extras import Confusion
 from ssl_ft.report.formats import budget_words
 from ssl_ft.report.lineage import lineage_columns
 from ssl_ft.report.runs import Gathered, Run, gather_runs
+from ssl_ft.report.shift_section import ShiftView, shift_view
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class RunView:
     damaged: sections.Table
     duplicates: sections.Table
     settings: sections.Table
+    shift: ShiftView | None = None
 
 
 def write_report(run_folders: Sequence[Path], output: Path, *, title: str) -> Path:
@@ -126,6 +128,7 @@ def _view(run: Run, prefix: str) -> RunView:
         damaged=sections.damaged_table(run),
         duplicates=sections.duplicates_table(run),
         settings=sections.settings_table(run),
+        shift=None if run.extras.shift is None else shift_view(run.extras.shift, prefix=f"{prefix}-shift"),
     )
 
 

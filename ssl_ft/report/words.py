@@ -10,6 +10,7 @@ from ssl_ft.report import formats
 from ssl_ft.report.budgets import accuracies, judged_split
 from ssl_ft.report.formats import Budget, listed
 from ssl_ft.report.runs import DataUse, Metric, Run
+from ssl_ft.report.shift_section import shift_sentence
 
 _BASELINES = ("pixels", "untrained", "scratch")
 _WORDS_IN_SENTENCE = {
@@ -25,6 +26,7 @@ _STAGE_TITLES = {
     "probe": "Probe",
     "finetune": "Fine-tuning",
     "compare": "Comparison of strategies",
+    "shift": "Shift",
 }
 
 
@@ -35,6 +37,8 @@ def stage_title(stage: str) -> str:
 
 def finding(run: Run) -> str:
     """The answer of one judged run, as one or two sentences; empty where it has no accuracy."""
+    if run.extras.shift is not None:
+        return shift_sentence(run.extras.shift)
     scores = accuracies(run)
     subject = next((model for model in scores if model not in _BASELINES), None)
     if subject is None:

@@ -10,12 +10,12 @@ from ssl_ft.evaluate.comparison import (
     accuracy_regret,
     best_shares,
     differences,
-    holm,
     p_value,
     resample,
     verdicts,
 )
 from ssl_ft.evaluate.metrics import estimate, paired_difference
+from ssl_ft.evaluate.shift import holm
 
 MODELS, BUDGETS = ("scratch", "probe", "full"), (2, 10)
 
