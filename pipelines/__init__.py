@@ -17,6 +17,7 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "probe": config.ProbeSettings,
         "finetune": config.FinetuneSettings,
         "compare": config.CompareSettings,
+        "advise": config.AdviseSettings,
         "predict": config.PredictSettings,
         "bench": config.BenchSettings,
         "report": config.ReportSettings,
@@ -48,6 +49,10 @@ def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
         from pipelines import compare
 
         return compare.main(settings)
+    if stage == "advise":
+        from pipelines import advise
+
+        return advise.main(settings)
     if stage in ("run", "demo"):
         from pipelines import run_all
 

@@ -20,6 +20,7 @@ STAGES = {
     "shift": "how far a target's images lie from the pool an encoder was pretrained on",
     "finetune": "train a classifier from an encoder and a few labels",
     "compare": "every strategy of finetune over label budgets and draws: which to take, and how sure that is",
+    "advise": "which strategy to start with, before any training, and how good such advice was",
     "predict": "label a folder of images with a classifier",
     "report": "one offline page from run folders",
     "doctor": "prove on this machine what is promised: ranks, resume, precision, decoders, disk",

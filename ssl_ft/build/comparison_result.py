@@ -3,8 +3,10 @@
 import numpy as np
 
 from ssl_ft import handover
+from ssl_ft.build.advising import shift_effect
 from ssl_ft.build.comparing import Comparison
 from ssl_ft.build.comparison_work import question_of, read_cells, readable_test
+from ssl_ft.build.parts import choose_device
 from ssl_ft.evaluate.summary import Summary, summarise
 from ssl_ft.report.comparison_files import write_summary
 from ssl_ft.report.comparison_words import verdict_sentences
@@ -19,9 +21,15 @@ def write_result(comparison: Comparison, run: RunFolder) -> None:
         UserError: a cell is damaged.
     """
     test = readable_test(comparison, run.path)
-    question, cells = question_of(comparison, test), read_cells(comparison, run.path)
+    source, roles, settings = comparison.source, comparison.roles, comparison.settings
+    device = choose_device(settings.device)
+    shifts = {
+        name: shift_effect(folder, comparison.data, run=run, device=device, seed=settings.seed)
+        for name, folder in comparison.folders.items()
+    }
+    question, cells = question_of(comparison, test, shifts=shifts), read_cells(comparison, run.path)
     summary = summarise(question, cells)
-    source, roles = comparison.source, comparison.roles
+    run.parents.clear()  # measuring names the encoders too
     handover.record_roles(run, source, train=roles.train, val=roles.val, test=test)
     for folder, digest in zip(comparison.folders.values(), comparison.digests, strict=True):
         run.parents.append(Parent(path=str(folder), sha256=digest, kind="encoder"))
@@ -29,7 +37,7 @@ def write_result(comparison: Comparison, run: RunFolder) -> None:
     names = np.array(source.class_names, dtype=np.str_)
     np.savez_compressed(run.path / "truth.npz", labels=question.labels, class_names=names)
     write_summary(run.path, summary)
-    run.write_manifest(device=comparison.settings.device)
+    run.write_manifest(device=str(device))
     for sentence in verdict_sentences(summary):
         say(sentence)
     run.finish(

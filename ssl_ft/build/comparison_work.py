@@ -4,10 +4,8 @@ Which cells there are is in `build/comparing.py`, one of them in `build/cells.py
 `evaluate/summary.py`.
 """
 
-import json
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_ft.artifact import read_card
+from ssl_ft.build.advising import encoder_facts
 from ssl_ft.build.cells import Bench, Stopped, build_bench, compute_cell
 from ssl_ft.build.comparing import Comparison, comparison_path, open_comparison
 from ssl_ft.claims import work_through
@@ -132,12 +131,13 @@ def _expected(key: CellKey, measured: dict[tuple[str, str, object], list[float]]
     return float(np.mean(alike or [s for found in measured.values() for s in found]))
 
 
-def question_of(comparison: Comparison, test: Indices) -> Question:
+def question_of(comparison: Comparison, test: Indices, *, shifts: dict[str, float | None]) -> Question:
     """What the cells are to answer.
 
     Args:
         comparison: what was compared.
         test: int64 [N], the test images the cells predict.
+        shifts: of the labelled images from each encoder's pool, by its name; None where not measured.
     """
     settings, source = comparison.settings, comparison.source
     assert source.labels is not None, "roles need labels"
@@ -145,7 +145,7 @@ def question_of(comparison: Comparison, test: Indices) -> Question:
         data=Path(source.location).name or source.location,
         labels=source.labels[test],
         num_classes=len(source.class_names),
-        encoders=tuple(_facts(name, folder) for name, folder in comparison.folders.items()),
+        encoders=tuple(_facts(name, folder, shifts[name]) for name, folder in comparison.folders.items()),
         baseline=settings.baseline,
         tolerance=settings.tolerance,
         num_seeds=settings.seeds,
@@ -164,15 +164,9 @@ def num_workers(settings: CompareSettings) -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _facts(name: str, folder: Path) -> EncoderFacts:
-    card, _ = read_card(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    seconds, pool = None, None
-    with suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
-        result = json.loads((folder.parent / "result.json").read_text(encoding="utf-8"))
-        seconds = float(result["seconds"])
-        pool = next(int(use["num_images"]) for use in result["data"] if use["role"] == "pool")
-    return EncoderFacts(name, seconds, pool, card.contract.size, int(config["num_parameters"]), None)
+def _facts(name: str, folder: Path, shift: float | None) -> EncoderFacts:
+    parameters, seconds, pool = encoder_facts(folder)
+    return EncoderFacts(name, seconds, pool, read_card(folder)[0].contract.size, parameters, shift)
 
 
 def readable_test(comparison: Comparison, run: Path) -> Indices:

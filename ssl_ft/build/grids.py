@@ -17,6 +17,10 @@ GRIDS: dict[str, tuple[Candidate, ...]] = {
     "scratch": ({"optim.rate": 3e-3}, {"optim.rate": 1e-3}),
     "full": ({"encoder_rate_share": 0.1}, {"encoder_rate_share": 1.0}),
     "probe": ({},),
+    "adapter": ({"adapter.rate_share": 1.0}, {"adapter.rate_share": 0.3}),
+    "lora": ({"low_rank.rate_share": 1.0}, {"low_rank.rate_share": 0.3}),
+    "dora": ({"low_rank.rate_share": 1.0}, {"low_rank.rate_share": 0.3}),
+    "qlora": ({"low_rank.rate_share": 1.0}, {"low_rank.rate_share": 0.3}),
 }
 
 

@@ -195,8 +195,8 @@ def computing(
 
 def _bounds(num_labels: Labels, value: float, samples: Floats) -> tuple[Bound, Bound, Bound]:
     # Order statistics: a mean of two samples may not exist where one is infinite.
-    low, high = np.quantile(samples, 0.025, method="lower"), np.quantile(samples, 0.975, method="higher")
-    low, high = min(float(low), value), max(float(high), value)
+    low = min(float(np.quantile(samples, 0.025, method="lower")), value)
+    high = max(float(np.quantile(samples, 0.975, method="higher")), value)
     return _bound(num_labels, value), _bound(num_labels, low), _bound(num_labels, high)
 
 

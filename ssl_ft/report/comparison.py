@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from ssl_ft.evaluate.cells import Budget
 from ssl_ft.evaluate.comparison import find_difference
-from ssl_ft.evaluate.summary import Row, Summary
+from ssl_ft.evaluate.summary import Summary
 from ssl_ft.report import figures, formats
 from ssl_ft.report.comparison_words import (
     accuracy_of,
@@ -21,8 +21,10 @@ from ssl_ft.report.comparison_words import (
     computing_text,
     difference_text,
     gain_of,
+    p_text,
     per_class,
     plain_budget,
+    points_text,
     verdict_sentences,
 )
 from ssl_ft.report.sections import LegendEntry, PanelView, Table
@@ -43,7 +45,6 @@ class ComparisonView:
     overview: Markup
     panels: tuple[PanelView, ...]
     table: Table
-    gains: Table
     best: Table
     costs: Table
     break_evens: tuple[str, ...]
@@ -60,7 +61,6 @@ def comparison_view(summary: Summary, *, name: str, prefix: str) -> ComparisonVi
         overview=Markup(_overview(summary, prefix=f"{prefix}-all")),
         panels=tuple(_panel(summary, model, prefix=f"{prefix}-{n}") for n, model in enumerate(_compared(summary))),
         table=_table(summary),
-        gains=_gains(summary),
         best=_against_best(summary),
         costs=_costs(summary),
         break_evens=tuple(break_even_sentence(each, summary.num_classes) for each in summary.break_evens),
@@ -101,6 +101,7 @@ def _overview(summary: Summary, *, prefix: str) -> str:
     baselines = {reach.baseline for reach in summary.reaches}
 
     def draw(figure: Figure) -> None:
+        figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
         for axes, budget in zip(np.atleast_1d(figure.subplots(1, len(budgets), sharey=True)), budgets, strict=True):
             for place, model in enumerate(order):
                 score = accuracy_of(summary, model, budget)
@@ -112,7 +113,7 @@ def _overview(summary: Summary, *, prefix: str) -> str:
             axes.set_ylim(-0.6, len(order) - 0.4)
             axes.grid(axis="x")
             axes.grid(visible=False, axis="y")
-            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}{formats.NBSP}%"))
             axes.set_title(formats.budget_words(plain_budget(budget)), fontsize=11.5, color=INK)
             axes.tick_params(axis="y", labelcolor=INK)
@@ -177,42 +178,28 @@ def comparison_legend() -> tuple[LegendEntry, ...]:
 
 
 def _table(summary: Summary) -> Table:
-    budgets = _budgets(summary)
-    head = ("Strategy", "Parameters trained", *(f"{formats.budget_words(plain_budget(b))}" for b in budgets))
+    """Every model at every budget, the better first: accuracy, gain over its baseline, and the labels that saves."""
+    head = (
+        "Labels per class", "Strategy", "Accuracy", "Best in", "Gain over baseline", "p, corrected",
+        "Baseline needs, per class",
+    )  # fmt: skip
     rows = []
-    for model in _models(summary):
-        own = [row for row in summary.rows if row.model == model]
-        rows.append((model, formats.large(own[0].num_trained), *(_cell(summary, model, b) for b in budgets)))
+    for budget in _budgets(summary):
+        own = [row for row in summary.rows if row.budget == budget]
+        for row in sorted(own, key=lambda row: -accuracy_of(summary, row.model, budget).value):
+            score, gain = accuracy_of(summary, row.model, budget), gain_of(summary, row.model, budget)
+            reach = next((r for r in summary.reaches if (r.model, r.budget) == (row.model, budget)), None)
+            bounds = formats.interval("accuracy", score.low, score.high)
+            rows.append((
+                formats.budget_mark(plain_budget(budget)),
+                row.model,
+                f"{formats.percent(score.value)} ({bounds})",
+                f"{100 * row.share_best:.0f}{formats.NBSP}%",
+                "" if gain is None else points_text(gain),
+                "" if gain is None else p_text(gain.p_holm),
+                "" if reach is None else per_class(reach.needed, summary.num_classes),
+            ))  # fmt: skip
     return Table(head, tuple(rows))
-
-
-def _cell(summary: Summary, model: str, budget: Budget) -> str:
-    score, row = accuracy_of(summary, model, budget), _row(summary, model, budget)
-    bounds = formats.interval("accuracy", score.low, score.high)
-    best = f"{formats.NBSP}{formats.DASH} best in {100 * row.share_best:.0f}{formats.NBSP}%" * (row.share_best >= 0.005)
-    return f"{formats.percent(score.value)}{formats.NBSP}({bounds}){best}"
-
-
-def _row(summary: Summary, model: str, budget: Budget) -> Row:
-    return next(row for row in summary.rows if (row.model, row.budget) == (model, budget))
-
-
-def _gains(summary: Summary) -> Table:
-    """Every model over its baseline, with the labels that saves."""
-    budgets = _budgets(summary)
-    head = ["Strategy"]
-    for budget in budgets:
-        words = formats.budget_words(plain_budget(budget))
-        head += [f"Gain, {words}", "Baseline needs, per class"]
-    rows = []
-    for model in _compared(summary):
-        cells = [model]
-        for budget in budgets:
-            gain = gain_of(summary, model, budget)
-            reach = next(r for r in summary.reaches if (r.model, r.budget) == (model, budget))
-            cells += [difference_text(gain) if gain else "", per_class(reach.needed, summary.num_classes)]
-        rows.append(tuple(cells))
-    return Table(tuple(head), tuple(rows))
 
 
 def _against_best(summary: Summary) -> Table:
@@ -229,17 +216,15 @@ def _against_best(summary: Summary) -> Table:
 
 def _costs(summary: Summary) -> Table:
     head = (
-        "Strategy",
-        "Labels per class",
-        "Seconds, choosing included",
-        "Final training",
-        "Memory",
+        "Strategy", "Labels per class", "Parameters trained", "Time, choosing included", "Final training", "Memory",
         "Pretraining pays",
-    )
+    )  # fmt: skip
+    trained = {(row.model, row.budget): row.num_trained for row in summary.rows}
     rows = tuple(
         (
             cost.model,
             formats.budget_mark(plain_budget(cost.budget)),
+            formats.large(trained[cost.model, cost.budget]),
             formats.duration(cost.seconds),
             formats.duration(cost.train_seconds),
             formats.memory(cost.peak_memory_mb),

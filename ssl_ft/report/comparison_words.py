@@ -8,6 +8,9 @@ from ssl_ft.evaluate.summary import Cost, Summary
 from ssl_ft.report import formats
 from ssl_ft.report.formats import listed
 
+# Labels per class of the budget to quote where only one is.
+_TYPICAL = 10
+
 
 def plain_budget(budget: Budget) -> formats.Budget:
     """A budget as the report's formats take it: None for all labels."""
@@ -20,18 +23,25 @@ def verdict_sentences(summary: Summary) -> list[str]:
 
 
 def finding(summary: Summary) -> str:
-    """The verdicts in one sentence, for the head of a page."""
-    parts = [f"{each.best} with {formats.budget_words(plain_budget(each.budget))}" for each in summary.verdicts]
-    told = [each for each in summary.verdicts if not each.as_good]
-    how = (
-        "each told apart from all others"
-        if len(told) == len(summary.verdicts)
-        else "none of them told apart from all others"
-        if not told
-        else "told apart from all others with "
-        + listed([formats.budget_words(plain_budget(each.budget)) for each in told])
-    )
-    return f"Best on {summary.data}: {listed(parts)}, {how}."
+    """For the head of a page: the best at each budget, and what that of a typical budget gains."""
+    by_model: dict[str, list[str]] = {}
+    for each in summary.verdicts:
+        by_model.setdefault(each.best, []).append(formats.budget_mark(plain_budget(each.budget)))
+    parts = [f"{model} with {listed(budgets)}" for model, budgets in by_model.items()]
+    lead = f"Best on {summary.data}: {', '.join(parts)} labels per class."
+    typical = min(summary.verdicts, key=lambda v: abs(_per_class(summary, v.budget) - _TYPICAL))
+    gain = gain_of(summary, typical.best, typical.budget)
+    words = formats.budget_words(plain_budget(typical.budget))
+    if gain is None:
+        return f"{lead} With {words} none is better than {typical.best}."
+    score = accuracy_of(summary, typical.best, typical.budget)
+    shown = "" if gain.p_holm < LEVEL else ", which is not shown to be real"
+    reached = f"{typical.best} reaches {formats.percent(score.value)}"
+    return f"{lead} With {words} {reached}, {points_text(gain)} over {gain.other}{shown}."
+
+
+def _per_class(summary: Summary, budget: Budget) -> float:
+    return next(row.num_labels for row in summary.rows if row.budget == budget) / summary.num_classes
 
 
 def _verdict(summary: Summary, verdict: Verdict) -> str:
@@ -65,12 +75,16 @@ def gain_of(summary: Summary, model: str, budget: Budget) -> Difference | None:
 
 
 def difference_text(difference: Difference) -> str:
-    """'+12.9 points (10.1 to 15.4, p 0.004 corrected)'."""
-    low, high = (formats.points(bound, 0.0).split(formats.NBSP)[0] for bound in (difference.low, difference.high))
+    """'+12.9 points (+10.1 to +15.4, p 0.004)'."""
     shown = "" if difference.p_holm < LEVEL else ", not shown"
-    return (
-        f"{formats.points(difference.value, 0.0)} ({low} to {high}, p{formats.NBSP}{p_text(difference.p_holm)}{shown})"
-    )
+    text = points_text(difference)
+    return f"{text[:-1]}, p{formats.NBSP}{p_text(difference.p_holm)}{shown})"
+
+
+def points_text(difference: Difference) -> str:
+    """'+12.9 points (+10.1 to +15.4)'."""
+    low, high = (formats.points(bound, 0.0).split(formats.NBSP)[0] for bound in (difference.low, difference.high))
+    return f"{formats.points(difference.value, 0.0)} ({low} to {high})"
 
 
 def p_text(p: float) -> str:

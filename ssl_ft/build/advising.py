@@ -1,0 +1,162 @@
+"""Advice from settings: the situation is looked at, the rule asked; and the rule held against comparisons.
+
+The rule is in `evaluate/advice.py`.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ssl_ft.artifact import find_model, read_card
+from ssl_ft.build.cells import budget_sizes
+from ssl_ft.build.data import open_data, roles_of
+from ssl_ft.build.judging import parent_data
+from ssl_ft.build.shift import open_sides, read_sides
+from ssl_ft.config import AdviseSettings, DataSettings, ShiftSettings
+from ssl_ft.config.compare import STRATEGY_NAMES
+from ssl_ft.errors import UserError
+from ssl_ft.evaluate.advice import Advice, Score, Scores, Situation, advise, mean_regret, regret_samples
+from ssl_ft.evaluate.advice import score as score_one
+from ssl_ft.evaluate.cells import Budget, all_keys, read_cell
+from ssl_ft.evaluate.comparison import LEVEL, Resampled, find_difference
+from ssl_ft.evaluate.metrics import Floats
+from ssl_ft.evaluate.shift import measure, prepare
+from ssl_ft.evaluate.summary import Question, Summary, model_name, resample_cells
+from ssl_ft.report.comparison_files import read_summary
+from ssl_ft.runlog import RunFolder
+
+# Images of each side: enough to tell near from far, which is all that the rule asks.
+_SHIFT_IMAGES = 500
+
+
+def look_at_situation(settings: AdviseSettings, *, run: RunFolder, device: torch.device) -> dict[Budget, Situation]:
+    """What is known before training, at each budget.
+
+    Raises:
+        UserError: no encoder, or data that cannot pay the budgets.
+    """
+    folder = find_model(settings.encoder, kind="encoder")
+    data = settings.data or parent_data(folder)
+    source = open_data(data)
+    roles = roles_of(source, data)
+    assert source.labels is not None, "roles need labels"
+    sizes = budget_sizes(settings.labels, roles, source.labels, seed=settings.seed, class_names=source.class_names)
+    shift = shift_effect(folder, data, run=run, device=device, seed=settings.seed)
+    card, _ = read_card(folder)
+    parameters, _, pool = encoder_facts(folder)
+    return {
+        budget: Situation(size, len(source.class_names), shift, pool, card.contract.size, parameters)
+        for budget, size in sizes.items()
+    }
+
+
+def advise_all(situations: dict[Budget, Situation]) -> list[tuple[Budget, Advice]]:
+    """Advice at each budget, from all strategies there are."""
+    return [(budget, advise(situation, available=STRATEGY_NAMES)) for budget, situation in situations.items()]
+
+
+def shift_effect(folder: Path, data: DataSettings, *, run: RunFolder, device: torch.device, seed: int) -> float | None:
+    """How far labelled images lie from the pool; None, with a note in the run, where that cannot be measured."""
+    settings = ShiftSettings(encoder=str(folder), data=data, images=_SHIFT_IMAGES, seed=seed)
+    try:
+        both = read_sides(settings, open_sides(settings, folder), folder, run=run, device=device)
+    except UserError as error:
+        run.note(f"the shift from the pretraining pool was not measured: {error}")
+        return None
+    return measure(prepare(both.spaces), both.is_target, num_permutations=settings.permutations, seed=seed).effect
+
+
+def encoder_facts(folder: Path) -> tuple[int, float | None, int | None]:
+    """Parameters of an encoder, and where its run is at hand the seconds and the images of its pretraining."""
+    parameters = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_parameters"])
+    try:
+        result = json.loads((folder.parent / "result.json").read_text(encoding="utf-8"))
+        pool = [int(use["num_images"]) for use in result["data"] if use["role"] == "pool"]
+        return parameters, float(result["seconds"]), pool[0] if pool else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return parameters, None, None
+
+
+def score_runs(runs: Sequence[str]) -> Scores:
+    """Hold the rule against comparisons: what it would have advised, and what that would have cost.
+
+    Raises:
+        UserError: a run is no finished comparison, or damaged.
+    """
+    scores: list[Score] = []
+    pieces: list[Floats] = []
+    rivals: dict[str, list[tuple[float, Floats]]] = {}
+    for run in runs:
+        summary = read_summary(Path(run))
+        resampled = _resampled(Path(run), summary)
+        for facts in summary.encoders:
+            own = {row.strategy for row in summary.rows if row.encoder == facts.name}
+            for budget, size in zip(resampled.budgets, resampled.num_labels.tolist(), strict=True):
+                situation = Situation(
+                    size, summary.num_classes, facts.shift, facts.pool_images, facts.input_size, facts.num_parameters
+                )
+                names = {s: model_name(facts.name, s, num_encoders=len(summary.encoders)) for s in sorted(own)}
+                advised = advise(situation, available=sorted(own)).strategy
+                one, samples = _score(summary, resampled, names, advised=advised, encoder=facts.name, budget=budget)
+                scores.append(one)
+                pieces.append(samples)
+                for strategy in names:
+                    other, samples = _score(
+                        summary, resampled, names, advised=strategy, encoder=facts.name, budget=budget
+                    )
+                    rivals.setdefault(strategy, []).append((other.regret.value, samples))
+    n = sum(each.regret.n for each in scores)
+    # Only what could have been taken everywhere is a policy.
+    everywhere = {name: found for name, found in rivals.items() if len(found) == len(scores)}
+    return Scores(
+        tuple(scores),
+        mean_regret([each.regret.value for each in scores], pieces, n=n),
+        float(np.mean([each.is_as_good for each in scores])),
+        tuple(
+            (name, mean_regret([v for v, _ in found], [s for _, s in found], n=n)) for name, found in everywhere.items()
+        ),
+    )
+
+
+def _score(
+    summary: Summary, resampled: Resampled, names: dict[str, str], *, advised: str, encoder: str, budget: Budget
+) -> tuple[Score, Floats]:
+    k = resampled.budgets.index(budget)
+    best = max(names.values(), key=lambda model: float(resampled.values[resampled.models.index(model), k]))
+    model = names[advised]
+    lead = find_difference(summary.differences, best, model, budget=budget)
+    # Beside several encoders, the best of this one may not have been compared with it: then its interval tells.
+    samples = regret_samples(resampled, advised=model, best=best, budget=budget)
+    shown = float(np.quantile(samples, 0.025)) > 0 if lead is None else lead.p_holm < LEVEL and lead.value > 0
+    is_as_good = model == best or not shown
+    one = score_one(
+        resampled, data=summary.data, encoder=encoder, budget=budget, advised=model, best=best, is_as_good=is_as_good
+    )
+    return one, samples
+
+
+def _resampled(run: Path, summary: Summary) -> Resampled:
+    """The accuracies of a comparison's cells, resampled as they were for its tables."""
+    try:
+        with (run / "truth.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            labels = arrays["labels"].astype(np.int64)
+        settings = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["settings"]
+        seed = int(settings["seed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run} holds a damaged comparison ({error}); run it again") from error
+    strategies = list(dict.fromkeys(row.strategy for row in summary.rows))
+    budgets = [verdict.budget for verdict in summary.verdicts]
+    undefined = {(left.encoder, left.strategy) for left in summary.left_out}
+    keys = all_keys(
+        [facts.name for facts in summary.encoders], strategies, budgets, draws=summary.num_draws,
+        seeds=range(summary.num_seeds),
+    )  # fmt: skip
+    cells = [(k, read_cell(run / "cells", k)) for k in keys if (k.encoder, k.strategy) not in undefined]
+    question = Question(
+        summary.data, labels, summary.num_classes, summary.encoders, summary.baseline, summary.tolerance,
+        summary.num_seeds, summary.num_resamples, seed, summary.left_out,
+    )  # fmt: skip
+    return resample_cells(question, cells)
