@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssl_ft.config import IndexSettings, PretrainSettings, ProbeSettings, ReportSettings, RunSettings
+from ssl_ft.config import CompareSettings, IndexSettings, PretrainSettings, ProbeSettings, ReportSettings, RunSettings
 from ssl_ft.errors import UserError
 from ssl_ft.recipe import describe, load_settings, recipe_names
 
@@ -49,7 +49,7 @@ class TestValues:
 
     @pytest.mark.parametrize("name", recipe_names())
     def test_recipes_that_come_along_are_valid(self, name):
-        for cls in (RunSettings, PretrainSettings):
+        for cls in (RunSettings, PretrainSettings, CompareSettings):
             try:
                 load_settings(cls, recipe=name, overrides=[])
             except UserError:
