@@ -3,6 +3,7 @@
 Working through its cells is in `build/comparison_work.py`.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ssl_ft.build.grids import GRIDS
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import LabelledImages
 from ssl_ft.build.strategies import STRATEGIES, Draft, with_head
+from ssl_ft.build.transfer import load_start
 from ssl_ft.config import CompareSettings, DataSettings
 from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles, label_budget
@@ -68,8 +70,10 @@ class Comparison:
         return [key for key in keys if (key.encoder, key.strategy) not in undefined]
 
     def images(self, folder: Path) -> LabelledImages:
-        """The labelled images; decoded pixels may lie in `folder`."""
-        return LabelledImages(self.source, self.data, self.roles.train, folder)
+        """The labelled images."""
+        # One file of decoded pixels cannot serve cells that train on different images at once.
+        cache = "memory" if self.data.cache == "disk" else self.data.cache
+        return LabelledImages(self.source, self.data.model_copy(update={"cache": cache}), self.roles.train, folder)
 
 
 def open_comparison(settings: CompareSettings) -> Comparison:
@@ -128,7 +132,7 @@ def _named(folders: Sequence[Path]) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for folder in folders:
         name = (folder.parent if folder.name == "encoder" else folder).resolve().name
-        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80]
         if name in named:
             raise UserError(f"encoders={named[name]} and {folder} are both called {name!r}; rename one of the folders")
         named[name] = folder
@@ -177,8 +181,6 @@ def _undefined(comparison: Comparison, folder: Path, strategies: Sequence[str]) 
     Raises:
         UserError: the encoder does not take these images at all.
     """
-    from ssl_ft.build.transfer import load_start
-
     settings, roles, source = comparison.settings, comparison.roles, comparison.source
     start, _ = load_start(folder)
     images = comparison.images(folder)
@@ -195,7 +197,7 @@ def _undefined(comparison: Comparison, folder: Path, strategies: Sequence[str]) 
     found = {}
     for strategy in strategies:
         own = settings.finetune.model_copy(update={"strategy": strategy, "labels": 1})
-        model = with_head(load_start(folder)[0].encoder, num_classes=len(source.class_names), seed=0)
+        model = with_head(copy.deepcopy(start.encoder), num_classes=len(source.class_names), seed=0)
         draft = Draft(model, replace(start, statistics=known), images, few, few[:0], torch.device("cpu"))
         try:
             STRATEGIES[strategy](own, draft)

@@ -45,7 +45,12 @@ def test_only_what_is_at_hand_is_advised():
 
 def test_reasons_name_the_numbers():
     text = "; ".join(advise(HERE, available=ALL).reasons)
-    for part in ("100 labels of 10 classes are 10 a class", "0.02 (none)", "49,000 a label", "5,000 images, 50 a label"):
+    for part in (
+        "100 labels of 10 classes are 10 a class",
+        "0.02 (none)",
+        "49,000 a label",
+        "5,000 images, 50 a label",
+    ):
         assert part in text
     many = advise(replace(HERE, num_labels=6000), available=ALL)
     assert "compare with scratch" in many.reasons[-1]

@@ -46,7 +46,7 @@ def test_a_run_that_is_no_comparison_and_damage_are_told(summary, folder, tmp_pa
     with pytest.raises(UserError, match=r"holds no finished comparison: there is no comparison\.json"):
         read_summary(tmp_path)
     (tmp_path / "comparison.json").write_text('{"rows": 3}')
-    with pytest.raises(UserError, match="holds a damaged comparison .*run it again"):
+    with pytest.raises(UserError, match=r"holds a damaged comparison .*run it again"):
         read_summary(tmp_path)
 
 
