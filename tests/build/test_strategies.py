@@ -162,7 +162,7 @@ class TestLimits:
         full = train(settings_of("full", batch_norm="source"), start, images, split).model
         free = train(settings_of("feature_distance", distance={"weight": 0.0}), start, images, split).model
         assert_same(full, free, tolerance=1e-6)
-        settings = settings_of("feature_distance", distance={"weight": 1e8}, min_steps=60)
+        settings = settings_of("feature_distance", distance={"weight": 1e6})
         held = train(settings, start, images, split).model
         pixels = start.contract.normalise(torch.from_numpy(images.inputs(np.arange(36), start.contract).pixels))
         full.reset_classifier(0)
