@@ -86,8 +86,9 @@ def test_all_that_is_frozen_stays_bit_identical_buffers_included(family, kind):
 
 @each
 def test_at_a_rate_of_nothing_it_is_the_training_of_the_head_alone(family, kind):
-    slower = {"adapter": {"rate_share": 0.5}, "low_rank": {"rate_share": 0.5}}  # in groups of their own
-    prepared = prepare(kind, classifier_of(family), **slower)
+    # At a rate of their own they are in groups of their own.
+    section = "adapter" if kind == "adapter" else "low_rank"
+    prepared = prepare(kind, classifier_of(family), **{section: {"rate_share": 0.5}})
     head = head_names(prepared.model)
     in_head = {id(p) for name, p in prepared.model.named_parameters() if name in head}
     groups = [g if id(g["params"][0]) in in_head else {**g, "scale": 0.0} for g in prepared.groups]
@@ -154,6 +155,20 @@ def test_doras_magnitudes_do_not_decay():
 def test_qlora_is_refused_for_convolutions():
     with pytest.raises(UserError, match=r"strategy=qlora keeps linear layers in 4 bits, and ResNet has convolutions"):
         prepare("qlora", classifier_of("resnet"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"strategy": "full", "low_rank": {"rank": 4}}, "low_rank belongs to strategy=lora and dora and qlora"),
+        ({"strategy": "lora", "adapter": {"width": 4}}, "adapter belongs to strategy=adapter; strategy=lora does not"),
+        ({"strategy": "dora", "batch_norm": "batch"}, "no batch norm moves in strategy=dora; leave it out"),
+        ({"strategy": "lora", "low_rank": {"rank": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        FinetuneSettings.model_validate(words)
 
 
 def test_all_of_them_are_in_the_table():
