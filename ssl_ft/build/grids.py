@@ -6,8 +6,6 @@ candidates cost time but no test label. A strategy with a solver of its own choo
 
 from typing import Any
 
-from pydantic import BaseModel
-
 from ssl_ft.config import FinetuneSettings
 
 Candidate = dict[str, Any]
@@ -15,8 +13,14 @@ Candidate = dict[str, Any]
 # Setting of finetune -> value. The first candidate is taken where a budget has no label to choose on.
 GRIDS: dict[str, tuple[Candidate, ...]] = {
     "scratch": ({"optim.rate": 3e-3}, {"optim.rate": 1e-3}),
-    "full": ({"encoder_rate_share": 0.1}, {"encoder_rate_share": 1.0}),
     "probe": ({},),
+    "partial": ({"partial.layers": 1}, {"partial.layers": 2}),
+    "layer_decay": ({"layer_decay.decay": 0.75}, {"layer_decay.decay": 0.5}),
+    "gradual": ({"encoder_rate_share": 0.1}, {"encoder_rate_share": 1.0}),
+    "probe_then_finetune": ({"encoder_rate_share": 0.1}, {"encoder_rate_share": 0.03}),
+    "full": ({"encoder_rate_share": 0.1}, {"encoder_rate_share": 1.0}),
+    "l2sp": ({"l2sp.weight": 10.0}, {"l2sp.weight": 1.0}),
+    "feature_distance": ({"distance.weight": 1.0}, {"distance.weight": 0.1}),
     "adapter": ({"adapter.rate_share": 1.0}, {"adapter.rate_share": 0.3}),
     "lora": ({"low_rank.rate_share": 1.0}, {"low_rank.rate_share": 0.3}),
     "dora": ({"low_rank.rate_share": 1.0}, {"low_rank.rate_share": 0.3}),
@@ -31,19 +35,17 @@ def candidates(settings: FinetuneSettings, strategy: str) -> list[FinetuneSettin
 
 
 def with_values(settings: FinetuneSettings, values: Candidate) -> FinetuneSettings:
-    """The settings with some values replaced, by dotted name."""
+    """The settings with some values replaced, by dotted name, and checked anew."""
+    tree = settings.model_dump(exclude_unset=True)
     for name, value in values.items():
-        settings = _with_value(settings, name.split("."), value)
-    return settings
+        *sections, last = name.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[last] = value
+    return FinetuneSettings.model_validate(tree)
 
 
 def words(candidate: Candidate) -> tuple[str, ...]:
     """The candidate as `key=value` words."""
     return tuple(f"{key}={value}" for key, value in candidate.items())
-
-
-def _with_value(settings: Any, names: list[str], value: Any) -> Any:  # Any: a section is a settings class of its own
-    first, *rest = names
-    assert isinstance(settings, BaseModel), f"{first} lies in no section"
-    assert first in type(settings).model_fields, f"{type(settings).__name__} has no {first}"
-    return settings.model_copy(update={first: _with_value(getattr(settings, first), rest, value) if rest else value})

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from ssl_ft.config import FinetuneSettings
+from ssl_ft.config import AdapterSettings, FinetuneSettings, LowRankSettings
 from ssl_ft.seeding import derive_seed
 from ssl_ft.transfer.adapters import add_adapters, merge_adapters
 from ssl_ft.transfer.low_rank import add_low_rank, low_rank_layers, merge_low_rank
@@ -22,8 +22,9 @@ def prepare_adapter(settings: FinetuneSettings, model: nn.Module) -> Prepared:
     Raises:
         UserError: the encoder has no place for adapters.
     """
-    add_adapters(model, width=settings.adapter.width, seed=derive_seed(settings.seed, "adapters") >> 1)
-    groups = _beside_head(model, settings.adapter.rate_share, weight_decay=settings.optim.weight_decay)
+    chosen = settings.adapter or AdapterSettings()
+    add_adapters(model, width=chosen.width, seed=derive_seed(settings.seed, "adapters") >> 1)
+    groups = _beside_head(model, chosen.rate_share, weight_decay=settings.optim.weight_decay)
     return Prepared(model, groups, merge=lambda: merge_adapters(model))
 
 
@@ -38,7 +39,7 @@ def prepare_low_rank(
     names = low_rank_layers(model, strategy=kind)
     if kind == "qlora":
         quantize_layers(model, names)
-    chosen = settings.low_rank
+    chosen = settings.low_rank or LowRankSettings()
     add_low_rank(
         model,
         names,

@@ -9,22 +9,40 @@ from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSet
 from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
 from ssl_ft.config.shift import ShiftSettings
+from ssl_ft.config.strategies import (
+    AdapterSettings,
+    DistanceSettings,
+    GradualSettings,
+    HeadSettings,
+    L2SPSettings,
+    LayerDecaySettings,
+    LowRankSettings,
+    PartialSettings,
+)
 from ssl_ft.config.transfer import FinetuneSettings, PredictSettings, ProbeSettings, RunSettings
 
 __all__ = [
+    "AdapterSettings",
     "AdviseSettings",
     "BenchSettings",
     "Check",
     "CompareSettings",
     "ContrastSettings",
     "DataSettings",
+    "DistanceSettings",
     "DoctorSettings",
     "EncoderSettings",
     "FinetuneSettings",
+    "GradualSettings",
+    "HeadSettings",
     "IndexSettings",
     "JointSettings",
+    "L2SPSettings",
+    "LayerDecaySettings",
+    "LowRankSettings",
     "MaskedSettings",
     "OptimSettings",
+    "PartialSettings",
     "PredictSettings",
     "PretrainSettings",
     "ProbeSettings",

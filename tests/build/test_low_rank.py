@@ -1,6 +1,5 @@
 """Strategies that keep the encoder: what stays is bit-identical, at rate 0 they are head-only training, they learn."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -87,10 +86,13 @@ def test_all_that_is_frozen_stays_bit_identical_buffers_included(family, kind):
 
 @each
 def test_at_a_rate_of_nothing_it_is_the_training_of_the_head_alone(family, kind):
-    prepared = prepare(kind, classifier_of(family))
+    # At a rate of their own they are in groups of their own.
+    section = "adapter" if kind == "adapter" else "low_rank"
+    prepared = prepare(kind, classifier_of(family), **{section: {"rate_share": 0.5}})
     head = head_names(prepared.model)
     in_head = {id(p) for name, p in prepared.model.named_parameters() if name in head}
     groups = [g if id(g["params"][0]) in in_head else {**g, "scale": 0.0} for g in prepared.groups]
+    assert {g["scale"] for g in groups} == {0.0, 1.0}
     train(replace(prepared, groups=groups), steps=4)
     # What the 4 bits made of the base is where a head alone would start from too.
     alone = prepare(kind, classifier_of(family)).merge()
@@ -116,12 +118,12 @@ def test_it_learns_what_a_head_alone_does_not(kind):
     pictures, labels = labelled(50, seed=1)
     val = ValSet(pictures.transpose(0, 3, 1, 2).copy(), labels)
     prepared = prepare(kind, classifier_of("vit"))
-    fitted = train(prepared, steps=60, val=val)
-    head = copy.deepcopy(classifier_of("vit"))
+    fitted = train(prepared, steps=40, rate=1e-2, val=val)
+    head = classifier_of("vit")
     move_only(head, head_names(head))
     only = Prepared(head, scaled_groups(head, dict.fromkeys(head_names(head), 1.0), weight_decay=0.05), lambda: head)
     assert fitted.val_accuracy is not None
-    assert fitted.val_accuracy >= (train(only, steps=60, val=val).val_accuracy or 0.0) + 0.1
+    assert fitted.val_accuracy >= (train(only, steps=40, rate=1e-2, val=val).val_accuracy or 0.0) + 0.1
     with torch.no_grad():
         logits = prepared.merge()(CONTRACT.normalise(torch.from_numpy(val.pixels)))
     assert float((logits.argmax(1).numpy() == labels).mean()) == fitted.val_accuracy
@@ -153,6 +155,20 @@ def test_doras_magnitudes_do_not_decay():
 def test_qlora_is_refused_for_convolutions():
     with pytest.raises(UserError, match=r"strategy=qlora keeps linear layers in 4 bits, and ResNet has convolutions"):
         prepare("qlora", classifier_of("resnet"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"strategy": "full", "low_rank": {"rank": 4}}, "low_rank belongs to strategy=lora and dora and qlora"),
+        ({"strategy": "lora", "adapter": {"width": 4}}, "adapter belongs to strategy=adapter; strategy=lora does not"),
+        ({"strategy": "dora", "batch_norm": "batch"}, "no batch norm moves in strategy=dora; leave it out"),
+        ({"strategy": "lora", "low_rank": {"rank": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        FinetuneSettings.model_validate(words)
 
 
 def test_all_of_them_are_in_the_table():
