@@ -142,8 +142,7 @@ def _reasons(situation: Situation, *, few: bool, near: bool) -> list[str]:
     else:
         where = "near" if near else "far"
         reasons.append(
-            f"the images' shift from the pretraining pool has an effect of {situation.shift:.2f} "
-            f"({grade(situation.shift)}), which counts as {where}"
+            f"the shift from the pretraining pool has an effect of {situation.shift:.2f}, which counts as {where}"
         )
     freedom = situation.num_parameters / max(1, situation.num_labels)
     reasons.append(

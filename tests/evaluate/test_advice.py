@@ -47,7 +47,7 @@ def test_reasons_name_the_numbers():
     text = "; ".join(advise(HERE, available=ALL).reasons)
     for part in (
         "100 labels of 10 classes are 10 a class",
-        "0.02 (none)",
+        "an effect of 0.02",
         "49,000 a label",
         "5,000 images, 50 a label",
     ):
