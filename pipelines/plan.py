@@ -5,20 +5,13 @@ from typing import Any
 
 import yaml
 
+from ssl_ft import config
 from ssl_ft.artifact import find_model
 from ssl_ft.build.cluster import batch_script
 from ssl_ft.build.comparison_work import plan_comparison
 from ssl_ft.build.parts import duration_in_steps, encoder_spec, view_recipe
 from ssl_ft.build.pretraining import open_pool, training_memory_mb
 from ssl_ft.build.shift import open_sides
-from ssl_ft.config import (
-    CompareSettings,
-    FinetuneSettings,
-    PretrainSettings,
-    ProbeSettings,
-    RunSettings,
-    ShiftSettings,
-)
 from ssl_ft.handover import open_labelled, pretrain_path
 from ssl_ft.models.encoders import build_encoder
 from ssl_ft.models.fit import check_input
@@ -30,7 +23,7 @@ def main(stage: str, settings: Any) -> int:
     print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     for line in lines:
         print(f"# {line}")
-    if isinstance(settings, PretrainSettings) and settings.slurm is not None:
+    if isinstance(settings, config.PretrainSettings) and settings.slurm is not None:
         run = Path.cwd() / pretrain_path(settings)
         print(f"\n{batch_script(settings.slurm, run=run, folder=Path.cwd())}")
     print(f"# {stage}: nothing was written")
@@ -39,14 +32,14 @@ def main(stage: str, settings: Any) -> int:
 
 def plan_lines(settings: Any) -> list[str]:
     """The plan in sentences; data are looked at, nothing is decoded in full."""
-    if isinstance(settings, RunSettings):
+    if isinstance(settings, config.RunSettings):
         return [
             *plan_lines(settings.pretrain),
             f"then probe, finetune by strategy={settings.finetune.strategy} and from scratch, and report",
         ]
-    if isinstance(settings, PretrainSettings):
+    if isinstance(settings, config.PretrainSettings):
         return _pretrain_lines(settings)
-    if isinstance(settings, ShiftSettings):
+    if isinstance(settings, config.ShiftSettings):
         model = find_model(settings.encoder, kind="encoder")
         sides = open_sides(settings, model)
         return [
@@ -54,7 +47,7 @@ def plan_lines(settings: Any) -> list[str]:
             f"up to {settings.images} of {len(sides.pool)} pool images and of {len(sides.target)} target images; test "
             "images are not looked at",
         ]
-    if isinstance(settings, (ProbeSettings, FinetuneSettings)):
+    if isinstance(settings, (config.ProbeSettings, config.FinetuneSettings)):
         labelled = open_labelled(settings)
         source, roles = labelled.source, labelled.roles
         return [
@@ -62,12 +55,12 @@ def plan_lines(settings: Any) -> list[str]:
             f"{source.location}: {len(roles.train)} train, {len(roles.val)} val, {len(roles.test)} test images with "
             f"labels of {len(source.class_names)} classes; test is scored once a model",
         ]
-    if isinstance(settings, CompareSettings):
+    if isinstance(settings, config.CompareSettings):
         return plan_comparison(settings)
     return []
 
 
-def _pretrain_lines(settings: PretrainSettings) -> list[str]:
+def _pretrain_lines(settings: config.PretrainSettings) -> list[str]:
     data = open_pool(settings)
     steps = duration_in_steps(settings.duration, num_images=len(data.pool), batch_size=settings.batch_size)
     spec = encoder_spec(settings.encoder, channels=data.channels, size=data.size)

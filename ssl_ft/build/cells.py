@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ssl_ft.build.draft import Start
 from ssl_ft.build.grids import GRIDS, candidates, words
 from ssl_ft.build.labels import LabelledImages, LabelSplit
-from ssl_ft.build.strategies import Start, pool_statistics
+from ssl_ft.build.solved_head import pool_statistics
 from ssl_ft.build.transfer import Trained, load_start, train_classifier
 from ssl_ft.config import CompareSettings, FinetuneSettings
 from ssl_ft.data.splits import Roles, carve_val, label_budget

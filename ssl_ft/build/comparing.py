@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from ssl_ft.artifact import find_model, read_card
 from ssl_ft.build.cells import budget_sizes
 from ssl_ft.build.data import open_data, roles_of
+from ssl_ft.build.draft import Draft, with_head
 from ssl_ft.build.grids import GRIDS
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import LabelledImages
-from ssl_ft.build.strategies import STRATEGIES, Draft, with_head
+from ssl_ft.build.strategies import STRATEGIES
 from ssl_ft.build.transfer import load_start
 from ssl_ft.config import CompareSettings, DataSettings
 from ssl_ft.data.source import Source
