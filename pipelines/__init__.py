@@ -21,6 +21,7 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "report": config.ReportSettings,
         "doctor": config.DoctorSettings,
         "shift": config.ShiftSettings,
+        "selftrain": config.SelftrainSettings,
     }
     return classes[stage]
 
@@ -63,6 +64,10 @@ def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
         from pipelines import shift
 
         return shift.main(settings)
+    if stage == "selftrain":
+        from pipelines import selftrain
+
+        return selftrain.main(settings)
     if stage == "bench":
         from pipelines import bench
 

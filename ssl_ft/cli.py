@@ -19,6 +19,7 @@ STAGES = {
     "probe": "judge an encoder: linear probe and kNN over label budgets, against baselines",
     "shift": "how far a target's images lie from the pool an encoder was pretrained on",
     "finetune": "train a classifier from an encoder and a few labels",
+    "selftrain": "finetune, then learn from the classifier's own labels on unlabelled images",
     "predict": "label a folder of images with a classifier",
     "report": "one offline page from run folders",
     "doctor": "prove on this machine what is promised: ranks, resume, precision, decoders, disk",

@@ -7,6 +7,7 @@ Only `build/` and the stages see these classes; below, plain arguments. Each fie
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
 from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
+from ssl_ft.config.selftrain import SelftrainSettings
 from ssl_ft.config.shift import ShiftSettings
 from ssl_ft.config.transfer import FinetuneSettings, PredictSettings, ProbeSettings, RunSettings
 
@@ -27,6 +28,7 @@ __all__ = [
     "ProbeSettings",
     "ReportSettings",
     "RunSettings",
+    "SelftrainSettings",
     "ShiftSettings",
     "ViewSettings",
 ]
