@@ -13,9 +13,9 @@ from scipy.special import softmax
 
 from ssl_ft.artifact import InputContract
 from ssl_ft.build.data import open_data, pool_of
+from ssl_ft.build.draft import Start
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import Indices, LabelledImages, LabelSplit
-from ssl_ft.build.strategies import Start
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
 from ssl_ft.config import SelftrainSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates

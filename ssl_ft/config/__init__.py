@@ -9,6 +9,14 @@ from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, Vi
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
 from ssl_ft.config.selftrain import SelftrainSettings
 from ssl_ft.config.shift import ShiftSettings
+from ssl_ft.config.strategies import (
+    DistanceSettings,
+    GradualSettings,
+    HeadSettings,
+    L2SPSettings,
+    LayerDecaySettings,
+    PartialSettings,
+)
 from ssl_ft.config.transfer import FinetuneSettings, PredictSettings, ProbeSettings, RunSettings
 
 __all__ = [
@@ -16,13 +24,19 @@ __all__ = [
     "Check",
     "ContrastSettings",
     "DataSettings",
+    "DistanceSettings",
     "DoctorSettings",
     "EncoderSettings",
     "FinetuneSettings",
+    "GradualSettings",
+    "HeadSettings",
     "IndexSettings",
     "JointSettings",
+    "L2SPSettings",
+    "LayerDecaySettings",
     "MaskedSettings",
     "OptimSettings",
+    "PartialSettings",
     "PredictSettings",
     "PretrainSettings",
     "ProbeSettings",
