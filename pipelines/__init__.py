@@ -21,6 +21,7 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "report": config.ReportSettings,
         "doctor": config.DoctorSettings,
         "shift": config.ShiftSettings,
+        "adapt": config.AdaptSettings,
         "selftrain": config.SelftrainSettings,
     }
     return classes[stage]
@@ -64,6 +65,10 @@ def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
         from pipelines import shift
 
         return shift.main(settings)
+    if stage == "adapt":
+        from pipelines import adapt
+
+        return adapt.main(settings)
     if stage == "selftrain":
         from pipelines import selftrain
 

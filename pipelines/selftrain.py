@@ -3,7 +3,7 @@
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
-from ssl_ft.build.pairs import judge_pair
+from ssl_ft.build.pairs import Contender, judge_pair
 from ssl_ft.build.parts import choose_device
 from ssl_ft.build.selftraining import open_unlabelled, train_rounds
 from ssl_ft.build.transfer import load_start
@@ -60,15 +60,15 @@ def _selftrain(settings: SelftrainSettings, labelled: handover.Labelled, split: 
         ["round", "val_accuracy", "val_loss", "kept", *(f"pseudo: {n}" for n in names), *(f"sure: {n}" for n in names)],
         [(r.number, r.val_accuracy, r.val_loss, r.is_better, *r.num_pseudo, *r.num_sure) for r in rounds],
     )
-    metrics, num_test, num_scored = judge_pair(
-        ("student", found.best), ("teacher", teacher), labelled, split.test, start.contract, run=run, device=device,
-        budget=settings.labels, seed=settings.seed,
+    verdict = judge_pair(
+        Contender("student", found.best, start.contract), Contender("teacher", teacher, start.contract), source,
+        split.test, labelled.data, run=run, device=device, budget=settings.labels, seed=settings.seed,
     )  # fmt: skip
     about = handover.provenance(f"self-trained ({settings.strategy})", settings.encoder, run, steps=found.best.step)
     card = ModelCard("classifier", start.spec, start.contract, names, about)
     save_model(run.path / "classifier", found.best.model, card)
     run.write_manifest(device=str(device))
-    used = LabelsUsed(train=len(split.train), val=teacher.num_val, test=num_test)
-    run.finish(metrics=metrics, labels_used=used, test_scored=num_scored)
+    used = LabelsUsed(train=len(split.train), val=teacher.num_val, test=verdict.num_images)
+    run.finish(metrics=verdict.metrics, labels_used=used, test_scored=verdict.num_scored)
     print(run.path)
     return 0

@@ -20,6 +20,7 @@ STAGES = {
     "shift": "how far a target's images lie from the pool an encoder was pretrained on",
     "finetune": "train a classifier from an encoder and a few labels",
     "selftrain": "finetune, then learn from the classifier's own labels on unlabelled images",
+    "adapt": "a classifier for a target without labels, from a labelled source of another kind",
     "predict": "label a folder of images with a classifier",
     "report": "one offline page from run folders",
     "doctor": "prove on this machine what is promised: ranks, resume, precision, decoders, disk",

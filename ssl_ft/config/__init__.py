@@ -4,6 +4,7 @@ Only `build/` and the stages see these classes; below, plain arguments. Each fie
 `ssl-ft STAGE --help`.
 """
 
+from ssl_ft.config.adapt import AdaptSettings
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
 from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
@@ -20,6 +21,7 @@ from ssl_ft.config.strategies import (
 from ssl_ft.config.transfer import FinetuneSettings, PredictSettings, ProbeSettings, RunSettings
 
 __all__ = [
+    "AdaptSettings",
     "BenchSettings",
     "Check",
     "ContrastSettings",
