@@ -18,11 +18,11 @@ class _Reached(Exception):  # noqa: N818 - no error: the layer asked for has see
 
 @torch.no_grad()
 def adapt_batch_norm(model: nn.Module, blocks: Callable[[], Iterable[Tensor]]) -> int:
-    """Give every batch norm the mean and unbiased variance that its input has over all images, in place.
+    """Give every batch norm the mean and variance that its input has over all images, in place.
 
     Layer by layer in the order of the forward pass: each layer's input is that of a network whose layers before are
-    done, as it will be in use. So the result is that of one batch of all images, whatever the size of the blocks, and
-    costs a pass up to each layer.
+    done, as it will be in use. So the network computes what it would in training mode on one batch of all images
+    (whose variance divides by their number), whatever the size of the blocks; it costs a pass up to each layer.
 
     Args:
         model: with batch norms that keep statistics; left in evaluation mode.
@@ -61,7 +61,7 @@ def _in_order(model: nn.Module, block: Tensor) -> list[_BatchNorm]:
 
 
 def _moments(model: nn.Module, layer: _BatchNorm, blocks: Callable[[], Iterable[Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of each channel of the layer's input over all images, float64 [C] each."""
+    """Mean and variance of each channel of the layer's input over all images, float64 [C] each."""
     seen: list[Tensor] = []
 
     def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -87,4 +87,4 @@ def _moments(model: nn.Module, layer: _BatchNorm, blocks: Callable[[], Iterable[
             count = total
     finally:
         hook.remove()
-    return mean, squares / max(1, count - 1)
+    return mean, squares / count

@@ -27,10 +27,15 @@ def test_statistics_are_those_of_one_batch_of_all_images(size):
     assert count == len(norms(model)) > 3
     for norm in norms(whole):
         norm.momentum = 1.0  # what the batch has, and nothing of before
-    whole.train()(images)
+    together = whole.train()(images)
+    torch.testing.assert_close(model(images), together, rtol=1e-9, atol=1e-12)
     for own, theirs in zip(norms(model), norms(whole), strict=True):
         torch.testing.assert_close(own.running_mean, theirs.running_mean, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(own.running_var, theirs.running_var, rtol=1e-9, atol=1e-12)
+    first = next(m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    seen: list[Tensor] = []
+    first.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(images)
+    torch.testing.assert_close(first.running_var, seen[0].var((0, 2, 3), correction=0))
 
 
 def test_weights_stay_and_the_network_is_left_as_it_was_found():
