@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from ssl_ft.transfer.pseudo_labels import PseudoLabels
+from ssl_ft.evaluate.probe import LinearProbe, fit_linear
+from ssl_ft.transfer.pseudo_labels import PseudoLabels, choose_pseudo_labels
 from ssl_ft.transfer.selftrain import Round, SelfTrained, self_train
 
 
@@ -73,3 +74,48 @@ def test_without_pseudo_labels_the_teacher_stays():
 def test_a_wish_to_stop_keeps_what_was_complete():
     found, _, told = go([(0.1, 1.0), (0.9, 1.0)], stop=True)
     assert (found.best.name, told, found.why_stopped) == ("0", [], "stopped from outside")
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A real classifier: a penalised logistic regression."""
+
+    probe: LinearProbe
+    val_accuracy: float
+    val_loss: float
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_gains_where_classes_are_clusters(seed):
+    """Three clusters in 30 dimensions, four labels of each: the pool shows where the clusters are."""
+    generator = np.random.default_rng(seed)
+    centres = 2.8 * generator.normal(size=(3, 30)) / np.sqrt(30)
+
+    def draw(each: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(3 * each) % 3
+        return centres[labels] + generator.normal(size=(3 * each, 30)), labels.astype(np.int64)
+
+    (x, y), (val_x, val_y), (pool, _), (test_x, test_y) = draw(4), draw(20), draw(300), draw(500)
+    mean, scale = np.zeros(30), np.ones(30)
+
+    def fit(features: np.ndarray, labels: np.ndarray) -> Linear:
+        probe = fit_linear(features, labels, strength=0.1, num_classes=3, mean=mean, scale=scale)
+        shares = probe.predict_proba(val_x)
+        loss = -np.log(shares[np.arange(len(val_y)), val_y]).mean()
+        return Linear(probe, float((shares.argmax(1) == val_y).mean()), float(loss))
+
+    teacher = fit(x, y)
+    found = self_train(
+        teacher,
+        guess=lambda own: choose_pseudo_labels(
+            own.probe.predict_proba(pool), threshold=0.8, num_labelled=np.array([4, 4, 4]), most_ratio=2.0
+        ),
+        train=lambda number, chosen: fit(
+            np.concatenate([x, pool[chosen.rows]]), np.concatenate([y, chosen.labels])
+        ),
+        most_rounds=5,
+        on_round=lambda one: None,
+    )  # fmt: skip
+    before, after = ((one.probe.predict_proba(test_x).argmax(1) == test_y).mean() for one in (teacher, found.best))
+    assert found.is_student
+    assert after > before + 0.02, (before, after)
