@@ -9,16 +9,30 @@ from typing import Any
 from ssl_ft.report import formats
 from ssl_ft.report.budgets import accuracies, judged_split
 from ssl_ft.report.formats import Budget, listed
+from ssl_ft.report.pair_words import PAIR_BASELINES, PAIR_WORDS, paired_verdict, stage_account
 from ssl_ft.report.runs import DataUse, Metric, Run
 from ssl_ft.report.shift_section import shift_sentence
 
-_BASELINES = ("pixels", "untrained", "scratch")
+_BASELINES = ("pixels", "untrained", "scratch", *PAIR_BASELINES)
 _WORDS_IN_SENTENCE = {
     "encoder": "the pretrained encoder",
     "untrained": "the same encoder untrained",
     "pixels": "raw pixels",
     "full": "the fine-tuned network",
+    "probe": "the probe's classifier",
+    "partial": "the network fine-tuned in its last layers",
+    "layer_decay": "the network fine-tuned with layer-wise rates",
+    "gradual": "the network unfrozen from the top down",
+    "probe_then_finetune": "the network fine-tuned from a solved head",
+    "l2sp": "the network fine-tuned near its source",
+    "feature_distance": "the network fine-tuned with its features held",
     "scratch": "the same network trained from scratch",
+    **PAIR_WORDS,
+}
+# What moved in a fine-tuning, as the subject of "was trained on labelled images"; where nothing is said, everything.
+_MOVED = {
+    "probe": "A linear head on the frozen network",
+    "partial": "The top of the network",
 }
 _STAGE_TITLES = {
     "index": "Index",
@@ -26,6 +40,8 @@ _STAGE_TITLES = {
     "probe": "Probe",
     "finetune": "Fine-tuning",
     "shift": "Shift",
+    "selftrain": "Self-training",
+    "adapt": "Adaptation",
 }
 
 
@@ -53,7 +69,7 @@ def finding(run: Run) -> str:
         # A fine-tuning from scratch is a run of its own; the figure and the table below set them side by side.
         return f"{opening}." if run.stage == "finetune" else f"{opening}. No baseline was measured beside it."
     others = ", ".join(f"{in_sentence(model)} {_with_bounds(metric)}" for model, metric in beside.items())
-    return f"{opening}; {others}. {_verdict(score, beside, stage=run.stage)}"
+    return f"{opening}; {others}. {paired_verdict(run) or _verdict(score, beside, stage=run.stage)}"
 
 
 def headline_budget(subject: Mapping[Budget, Metric], baselines: Mapping[str, Mapping[Budget, Metric]]) -> Budget:
@@ -132,7 +148,7 @@ def pretrained_only(runs: tuple[Run, ...]) -> str:
 def account(run: Run) -> str:
     """What one run did, from its own records: model, data, labels, time and place."""
     describe = {"pretrain": _pretraining, "probe": _probing, "finetune": _finetuning}.get(run.stage)
-    sentences = describe(run) if describe else [f"The stage {run.stage} was run."]
+    sentences = describe(run) if describe else [stage_account(run.stage)]
     return " ".join([*sentences, *_labels(run), *_place(run)])
 
 
@@ -170,10 +186,17 @@ def _budgets(budgets: list[Budget]) -> str:
 
 
 def _finetuning(run: Run) -> list[str]:
-    beside = " The same network was trained from scratch beside it." if "scratch" in accuracies(run) else ""
-    return [
-        f"The whole network{_model(run)} was trained on labelled images, starting from the pretrained encoder.{beside}"
-    ]
+    strategy = setting_name(run.settings, "strategy")
+    begun = "from fresh weights" if strategy == "scratch" else "starting from the pretrained encoder"
+    moved = _MOVED.get(strategy or "", "The whole network")
+    is_compared = strategy != "scratch" and "scratch" in accuracies(run)
+    beside = " The same network was trained from scratch beside it." if is_compared else ""
+    took = {metric.name: metric.value for metric in run.result.metrics}
+    sentences = [f"{moved}{_model(run)} was trained on labelled images, {begun}.{beside}"]
+    if "trained_parameters" in took and "training_seconds" in took:
+        count, seconds = formats.large(int(took["trained_parameters"])), formats.duration(took["training_seconds"])
+        sentences.append(f"Strategy {strategy}: {count} parameters trained in {seconds}.")
+    return sentences
 
 
 def _model(run: Run) -> str:
