@@ -23,6 +23,8 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "report": config.ReportSettings,
         "doctor": config.DoctorSettings,
         "shift": config.ShiftSettings,
+        "adapt": config.AdaptSettings,
+        "selftrain": config.SelftrainSettings,
     }
     return classes[stage]
 
@@ -45,14 +47,10 @@ def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
         from pipelines import finetune
 
         return finetune.main(settings)
-    if stage == "compare":
-        from pipelines import compare
+    if stage in ("compare", "advise"):
+        from pipelines import advise, compare
 
-        return compare.main(settings)
-    if stage == "advise":
-        from pipelines import advise
-
-        return advise.main(settings)
+        return compare.main(settings) if stage == "compare" else advise.main(settings)
     if stage in ("run", "demo"):
         from pipelines import run_all
 
@@ -73,6 +71,14 @@ def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
         from pipelines import shift
 
         return shift.main(settings)
+    if stage == "adapt":
+        from pipelines import adapt
+
+        return adapt.main(settings)
+    if stage == "selftrain":
+        from pipelines import selftrain
+
+        return selftrain.main(settings)
     if stage == "bench":
         from pipelines import bench
 

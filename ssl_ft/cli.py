@@ -21,6 +21,8 @@ STAGES = {
     "finetune": "train a classifier from an encoder and a few labels",
     "compare": "every strategy of finetune over label budgets and draws: which to take, and how sure that is",
     "advise": "which strategy to start with, before any training, and how good such advice was",
+    "selftrain": "finetune, then learn from the classifier's own labels on unlabelled images",
+    "adapt": "a classifier for a target without labels, from a labelled source of another kind",
     "predict": "label a folder of images with a classifier",
     "report": "one offline page from run folders",
     "doctor": "prove on this machine what is promised: ranks, resume, precision, decoders, disk",

@@ -19,7 +19,10 @@ from ssl_ft.errors import UserError, short_path
 S = TypeVar("S", bound=BaseModel)
 
 # The key that a section's name alone stands for; the same as in `config.base.short`.
-_MAIN_KEYS = {"data": "path", "encoder": "name", "views": "recipe", "optim": "name"}
+_MAIN_KEYS = {
+    "data": "path", "pool": "path", "target": "path", "encoder": "name", "views": "recipe", "strong_views": "recipe",
+    "optim": "name",
+}  # fmt: skip
 _NOTHING = ("null", "~")
 # Sections of the recipes of `run`, which other stages are given now and then.
 _RUN_SECTIONS = ("pretrain", "probe", "finetune")

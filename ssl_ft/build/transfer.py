@@ -101,6 +101,7 @@ def train_classifier(
     device: torch.device,
     stop_at: int | None = None,
     num_steps: int | None = None,
+    extend: Callable[[Prepared], Prepared] = lambda prepared: prepared,
     should_stop: Callable[[], bool] = lambda: False,
     on_row: Callable[[int, dict[str, float]], None] = lambda step, row: None,
 ) -> Trained:
@@ -117,6 +118,7 @@ def train_classifier(
         stop_at: steps to do of the schedule; None does all. With an empty val this repeats a choice on more labels.
         num_steps: length of the schedule; None takes that of the settings for this many labels. For a refit, that of
             the training it repeats.
+        extend: adds to what the strategy prepared, such as a penalty on unlabelled images.
         should_stop: whether the person wants to stop.
         on_row: called with the steps done and rows for the log.
 
@@ -133,7 +135,7 @@ def train_classifier(
     if num_steps is not None:
         plan = _plan(settings, batch_size, num_steps, per_epoch=max(1, len(split.train) // batch_size))
     began, peak = time.monotonic(), PeakMemory(device)
-    prepared = _prepare(settings, start, images, split, device=device)
+    prepared = extend(_prepare(settings, start, images, split, device=device))
     fitted, plan_steps, damages = Fitted(0, None), 0, list[Damage]()
     if prepared.groups:
         store = images.store(split.train, contract, seed=settings.seed)

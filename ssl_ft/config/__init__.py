@@ -4,10 +4,12 @@ Only `build/` and the stages see these classes; below, plain arguments. Each fie
 `ssl-ft STAGE --help`.
 """
 
+from ssl_ft.config.adapt import AdaptSettings
 from ssl_ft.config.compare import AdviseSettings, CompareSettings
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
 from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
+from ssl_ft.config.selftrain import SelftrainSettings
 from ssl_ft.config.shift import ShiftSettings
 from ssl_ft.config.strategies import (
     AdapterSettings,
@@ -22,6 +24,7 @@ from ssl_ft.config.strategies import (
 from ssl_ft.config.transfer import FinetuneSettings, PredictSettings, ProbeSettings, RunSettings
 
 __all__ = [
+    "AdaptSettings",
     "AdapterSettings",
     "AdviseSettings",
     "BenchSettings",
@@ -48,6 +51,7 @@ __all__ = [
     "ProbeSettings",
     "ReportSettings",
     "RunSettings",
+    "SelftrainSettings",
     "ShiftSettings",
     "ViewSettings",
 ]

@@ -76,7 +76,9 @@ def mmd_squared(x: Floats, y: Floats, *, width: float) -> float:
         y: float64 [M, D], two rows at least.
         width: of the kernel, > 0.
     """
-    kernel = _kernel(torch.from_numpy(np.concatenate([x, y])), squared_width=width**2)
+    both = torch.from_numpy(np.concatenate([x, y]))
+    # About a common origin: distances are taken by way of squares, in which a large mean would drown them.
+    kernel = _kernel(both - both.mean(0), squared_width=width**2)
     is_y = torch.arange(len(x) + len(y)) >= len(x)
     return float(_discrepancies(kernel, is_y.double().unsqueeze(1))[0])
 

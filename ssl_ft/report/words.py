@@ -9,10 +9,11 @@ from typing import Any
 from ssl_ft.report import formats
 from ssl_ft.report.budgets import accuracies, judged_split
 from ssl_ft.report.formats import Budget, listed
+from ssl_ft.report.pair_words import PAIR_BASELINES, PAIR_WORDS, paired_verdict, stage_account
 from ssl_ft.report.runs import DataUse, Metric, Run
 from ssl_ft.report.shift_section import shift_sentence
 
-_BASELINES = ("pixels", "untrained", "scratch")
+_BASELINES = ("pixels", "untrained", "scratch", *PAIR_BASELINES)
 _WORDS_IN_SENTENCE = {
     "encoder": "the pretrained encoder",
     "untrained": "the same encoder untrained",
@@ -26,6 +27,7 @@ _WORDS_IN_SENTENCE = {
     "l2sp": "the network fine-tuned near its source",
     "feature_distance": "the network fine-tuned with its features held",
     "scratch": "the same network trained from scratch",
+    **PAIR_WORDS,
 }
 # What moved in a fine-tuning, as the subject of "was trained on labelled images"; where nothing is said, everything.
 _MOVED = {
@@ -39,6 +41,8 @@ _STAGE_TITLES = {
     "finetune": "Fine-tuning",
     "compare": "Comparison of strategies",
     "shift": "Shift",
+    "selftrain": "Self-training",
+    "adapt": "Adaptation",
 }
 
 
@@ -66,7 +70,7 @@ def finding(run: Run) -> str:
         # A fine-tuning from scratch is a run of its own; the figure and the table below set them side by side.
         return f"{opening}." if run.stage == "finetune" else f"{opening}. No baseline was measured beside it."
     others = ", ".join(f"{in_sentence(model)} {_with_bounds(metric)}" for model, metric in beside.items())
-    return f"{opening}; {others}. {_verdict(score, beside, stage=run.stage)}"
+    return f"{opening}; {others}. {paired_verdict(run) or _verdict(score, beside, stage=run.stage)}"
 
 
 def headline_budget(subject: Mapping[Budget, Metric], baselines: Mapping[str, Mapping[Budget, Metric]]) -> Budget:
@@ -144,10 +148,9 @@ def pretrained_only(runs: tuple[Run, ...]) -> str:
 
 def account(run: Run) -> str:
     """What one run did, from its own records: model, data, labels, time and place."""
-    describe = {"pretrain": _pretraining, "probe": _probing, "finetune": _finetuning, "compare": _comparing}.get(
-        run.stage
-    )
-    sentences = describe(run) if describe else [f"The stage {run.stage} was run."]
+    describe = {"pretrain": _pretraining, "probe": _probing, "finetune": _finetuning, "compare": _comparing}
+    own = describe.get(run.stage)
+    sentences = own(run) if own else [stage_account(run.stage)]
     return " ".join([*sentences, *_labels(run), *_place(run)])
 
 

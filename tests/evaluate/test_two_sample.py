@@ -51,8 +51,8 @@ def test_closed_forms():
     stretched = 3 * (x - x.mean(0)) + x.mean(0)
     assert frechet_distance(x, stretched) == pytest.approx(4 * np.var(x, axis=0, ddof=1).sum())
     # So far apart that nothing of one set is near the other: twice the mean kernel inside a set.
-    inside = slow_mmd(x, x + 1e6, 1.0)
-    assert mmd_squared(x, x + 1e6, width=1.0) == pytest.approx(inside)
+    inside = slow_mmd(x, x + 1e3, 1.0)
+    assert mmd_squared(x, x + 1e3, width=1.0) == pytest.approx(inside)
 
 
 def test_components_keep_distances_whichever_way_they_are_found():
@@ -85,14 +85,14 @@ def test_false_alarms_are_as_rare_as_promised():
     features = np.exp(generator.normal(size=(60, 8)))
     pooled = pool(features)
     p_values: dict[str, list[float]] = {}
-    for split in range(200):
+    for split in range(120):
         is_second = np.zeros(60, bool)
         is_second[generator.permutation(60)[:25]] = True
         for outcome in compare(pooled, is_second, num_permutations=39, seed=split):
             p_values.setdefault(outcome.name, []).append(outcome.p_value)
     for name, values in p_values.items():
-        # 200 splits at a rate of exactly 5 %: 10 expected, 20 are exceeded once in 500 times.
-        assert np.mean(np.array(values) <= 0.05) <= 0.1, name
+        # 120 splits at a rate of exactly 5 %: 6 expected, 14 are exceeded once in 1000 times.
+        assert np.sum(np.array(values) <= 0.05) <= 14, name
         # Permutations are exact, so their p-values are spread evenly; the classifier's two are doubled and cautious.
         assert np.mean(values) > 0.4, name
 
