@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from ssl_ft.evaluate.cells import Budget
@@ -101,7 +102,9 @@ def _overview(summary: Summary, *, prefix: str) -> str:
     baselines = {reach.baseline for reach in summary.reaches}
 
     def draw(figure: Figure) -> None:
-        figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
+        engine = figure.get_layout_engine()
+        assert isinstance(engine, ConstrainedLayoutEngine), "the page's figures lay themselves out"
+        engine.set(wspace=0.06)
         for axes, budget in zip(np.atleast_1d(figure.subplots(1, len(budgets), sharey=True)), budgets, strict=True):
             for place, model in enumerate(order):
                 score = accuracy_of(summary, model, budget)
