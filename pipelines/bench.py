@@ -14,7 +14,7 @@ from ssl_ft.config import BenchSettings, DataSettings
 from ssl_ft.runlog import say
 
 # The slowest comes last.
-_CPU_ROWS = ("contrast", "training", "views", "masked", "order", "probe")
+_CPU_ROWS = ("contrast", "training", "views", "masked", "order", "ranks", "shards", "probe")
 _POOL_IMAGES = 2048
 
 
@@ -69,10 +69,14 @@ def _measure(name: str, settings: BenchSettings) -> Iterator[Row]:
         from ssl_ft.bench import masked
 
         yield from masked.measure(rounds=rounds)
-    elif name == "order":
-        from ssl_ft.bench import order
+    elif name in ("order", "ranks"):
+        from ssl_ft.bench import order, ranks
 
-        yield from order.measure()
+        yield from order.measure() if name == "order" else ranks.measure()
+    elif name == "shards":
+        from ssl_ft.bench import shards
+
+        yield from shards.measure(settings.data)
     elif name == "probe":
         from ssl_ft.bench import probe
 

@@ -6,11 +6,20 @@ No model, no data here; launching several processes is in `launch.py`.
 """
 
 import os
+import socket
+import time
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+# Under this name rank 0 leaves the port of its store with torchrun's agent.
+_PORT = "ssl_ft: port of rank 0"
+# Seconds a rank waits for that port: long enough for a node that is slow to import torch.
+_PATIENCE = 300.0
 
 
 def rank() -> int:
@@ -30,8 +39,42 @@ def is_main() -> bool:
 
 def start_from_environment(device_type: str) -> None:
     """Join the process group that `torchrun` or `launch.run_ranks` described, if one did."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    if not is_launched() or dist.is_initialized():
+        return
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        dist.init_process_group(backend)
+        return
+    me, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, store=_store_of_this_start(me), rank=me, world_size=num_ranks)
+
+
+def _store_of_this_start(me: int) -> TCPStore:
+    """A store that the ranks of this start share, kept by rank 0.
+
+    The store of torchrun's agent outlives a restart, and in it the addresses of ranks that have died: whoever comes
+    first would find those and knock in vain. Of that store only rank 0's port is asked for, until someone is there.
+    """
+    host = os.environ["MASTER_ADDR"]  # the agent of rank 0's own node
+    agent = TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
+    if me == 0:
+        store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        agent.set(_PORT, str(store.port))
+        return store
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        port = int(agent.get(_PORT))
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            # Another process may listen there by now, and would not answer as a store does.
+            store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=20))
+        except (OSError, RuntimeError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            store.set_timeout(dist.default_pg_timeout)
+            return store
 
 
 def stop() -> None:

@@ -1,5 +1,7 @@
 """Collectives with gradients, and contrastive losses over ranks: two gloo processes give what one process gives."""
 
+import os
+import socket
 from typing import Any
 
 import numpy as np
@@ -107,3 +109,21 @@ def test_one_process_needs_no_group():
     assert not dist.any_rank(False)
     assert dist.broadcast_object("a") == "a"
     assert dist.average_gradients([x]) == [x]
+
+
+def start_under_an_agent(port: int) -> list[int]:
+    """Both ranks meet through an agent's store, as under torchrun."""
+    torch.distributed.destroy_process_group()
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_PORT=str(port))
+    dist.start_from_environment("cpu")
+    total = torch.tensor([dist.rank() + 1])
+    torch.distributed.all_reduce(total)
+    return [dist.world_size(), int(total)]
+
+
+def test_what_dead_ranks_left_with_the_agent_misleads_nobody():
+    agent = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))
+        agent.set(dist._PORT, str(gone.getsockname()[1]))
+    assert run_on_ranks(start_under_an_agent, agent.port, num_ranks=2) == [[2, 3], [2, 3]]

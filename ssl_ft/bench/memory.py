@@ -54,6 +54,17 @@ def cost_in_own_process(prepare: Callable[[int], Work], size: int, *, warm_up_si
             raise CannotMeasure("the system ended the process that was measured; most likely memory ran out") from error
 
 
+def resident_mb() -> float:
+    """Memory this process holds now, in 10^6 bytes.
+
+    Raises:
+        CannotMeasure: no `/proc`.
+    """
+    if not _STATUS.exists():
+        raise CannotMeasure("this system does not tell the memory of a process in /proc/self/status")
+    return _kilobytes("VmRSS") * 1024 / 1e6
+
+
 def _cost(prepare: Callable[[int], Work], size: int, warm_up_size: int, num_threads: int) -> Cost:
     torch.set_num_threads(num_threads)
     prepare(warm_up_size)()

@@ -1,5 +1,6 @@
 """The images a benchmark reads: the user's own where named, else smooth noise, so that nothing needs to be fetched."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,24 @@ def images_of(store: ImageStore) -> NDArray[np.uint8]:
     """All images of a store, uint8 [N, S, S, 3]."""
     pixels, _ = store.fetch(torch.arange(len(store)))
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def stored_images(data: str | None, *, count: int = 1000) -> list[bytes | NDArray[np.generic]]:
+    """At most `count` images as they are stored at `data`, files or arrays, or as many JPEGs of noise.
+
+    Raises:
+        UserError: nothing readable at `data`.
+    """
+    if data is not None:
+        source = open_data(DataSettings(path=data))
+        return [source.read(index) for index in source.sample(count).tolist()]
+    return [_jpeg(pixels) for pixels in smooth_noise(count, height=32, width=32)]
+
+
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=_PHOTO_QUALITY)
+    return stream.getvalue()
 
 
 def _noise_source(count: int, *, side: int) -> Source:

@@ -28,13 +28,15 @@ class IndexSettings(Settings):
 
 class BenchSettings(Settings):
     rows: Annotated[
-        tuple[Literal["contrast", "training", "views", "masked", "probe", "order", "gpu"], ...],
+        tuple[Literal["contrast", "training", "views", "masked", "order", "ranks", "shards", "probe", "gpu"], ...],
         BeforeValidator(several),
-    ] = Field((), description="contrast, training, views, masked, probe, order, gpu; none named: all but gpu")
+    ] = Field(
+        (), description="contrast, training, views, masked, order, ranks, shards, probe, gpu; none named: all but gpu"
+    )
     gpu: bool = Field(False, description="measure the GPU: the row gpu alone where no other is named")
     repeats: Count = Field(5, description="timed rounds of each comparison")
     threads: Count | None = Field(None, description="CPU threads of both sides; none: all cores")
-    data: str | None = Field(None, description="small images for the row training; none: noise")
+    data: str | None = Field(None, description="small images for the rows training and shards; none: noise")
     photos: str | None = Field(None, description="folder of JPEG photos for the row views; none: noise")
     out: str | None = Field(None, description="JSON file of the rows")
 

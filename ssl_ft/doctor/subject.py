@@ -72,7 +72,8 @@ def build_objective(name: str, device: torch.device, *, dtype: torch.dtype, chan
     return use_global_batch_norm(objective) if dist.world_size() > 1 else objective
 
 
-def _views(channels: int, dtype: torch.dtype, *, size: int) -> ViewMaker:
+def tiny_views(channels: int, dtype: torch.dtype, *, size: int) -> ViewMaker:
+    """What makes views of that size for these trials."""
     return ViewMaker(ViewRecipe(size=size, blur=0.5), (0.5,) * channels, (0.25,) * channels, _SEED, dtype)
 
 
@@ -80,7 +81,7 @@ def _simclr(channels: int, dtype: torch.dtype) -> nn.Module:
     """A convnet with batch norm, which sees the batch as a whole twice over: in its norms and in its loss."""
     encoder = build_encoder(EncoderSpec("test_resnet", channels, 32), seed=_SEED)
     projector = Projector(num_features(encoder), num_hidden=32, num_out=16)
-    return SimCLR(encoder, projector, views=_views(channels, dtype, size=32), loss=nt_xent, temperature=0.2)
+    return SimCLR(encoder, projector, views=tiny_views(channels, dtype, size=32), loss=nt_xent, temperature=0.2)
 
 
 def _masked(channels: int, dtype: torch.dtype) -> nn.Module:
@@ -88,7 +89,7 @@ def _masked(channels: int, dtype: torch.dtype) -> nn.Module:
     args = {"depth": 2, "embed_dim": 64, "num_heads": 2, "class_token": False}
     encoder = build_encoder(EncoderSpec("vit_tiny_patch16_224", channels, 16, patch_size=4, args=args), seed=_SEED)
     decoder = TokenDecoder(64, width=32, depth=1, num_heads=1, num_patches=16, num_out=16 * channels)
-    views = _views(channels, dtype, size=16)
+    views = tiny_views(channels, dtype, size=16)
     views = replace(views, recipe=replace(views.recipe, jitter=0.0, grey=0.0, blur=0.0))
     return Masked(Imputer(encoder, decoder, patch=4), views=views, hidden_share=0.75, is_target_normalised=True)
 

@@ -52,7 +52,7 @@ def test_rows_are_written_and_a_missed_bar_is_no_failure(measured, tmp_path, cap
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        ([], ["contrast", "training", "views", "masked", "order", "probe"]),
+        ([], ["contrast", "training", "views", "masked", "order", "ranks", "shards", "probe"]),
         (["--gpu"], ["gpu"]),
         (["order", "--gpu", "order"], ["order", "gpu"]),
         (["rows=order"], ["order"]),
