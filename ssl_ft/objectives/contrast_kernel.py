@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Sides of a tile of logits by what is multiplied, and the most dimensions held at once.
+# Sides of a tile of logits by what is multiplied, and the most dimensions held at once. With these, Triton 3.9 compiles
+# for sm_90 without spills; on sm_80 float32 spills 0.5 KB a thread in backward, with 4 warps as with 8.
 _TILES = {torch.float32: (64, 32), torch.bfloat16: (64, 64)}
 _MOST_DIMS = 128
 # Two tiles ahead would fill the shared memory of an A100; without a word on fusion Triton warns.
@@ -247,8 +248,9 @@ def _pull(
         if Y_ANCHORS:
             sums_j = tl.load(y_sums + j, mask=j < num_y, other=0.0)
             share += tl.exp(logits - sums_j[None, :]) * tl.load(y_weights + j, mask=j < num_y, other=0.0)[None, :]
-        # Logits outside the sum may have overflowed above; here they go.
-        share = tl.where(_is_summed(x_start + i, y_start + j, half, KEEPS_POSITIVE), share, 0.0)
+        # What is outside the sum, past an end too, may have overflowed above; here it goes.
+        is_summed = _is_summed(x_start + i, y_start + j, half, KEEPS_POSITIVE)
+        share = tl.where(is_summed & (i < num_x)[:, None] & (j < num_y)[None, :], share, 0.0)
         share *= tl.load(y_scale + j, mask=j < num_y, other=0.0)[None, :]
         y_tile = _tile(y, j, num_y, first_dim, DIMS, TILE_D)
         if y_tile.dtype == tl.bfloat16:

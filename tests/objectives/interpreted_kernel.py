@@ -60,7 +60,7 @@ def close(ours, exact, *, rtol, of_largest):
 
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize(("count", "size"), SIZES)
-@pytest.mark.parametrize("temperature", [0.05, pytest.param(0.3, marks=pytest.mark.slow), 1.0])
+@pytest.mark.parametrize("temperature", [0.05, *(pytest.param(tau, marks=pytest.mark.slow) for tau in (0.3, 1.0))])
 def test_float32_equals_the_paper(name, count, size, temperature):
     loss, reference = PAIRS[name]
     first, second = embeddings(count, count, size)
@@ -121,7 +121,7 @@ def test_rows_weigh_as_their_gradient_says(keeps_positive):
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_the_trial_that_chooses_finds_no_difference(num_ranks, dtype):
     case = Case(6, 6 * num_ranks, 4, dtype, torch.device("cpu"))
     terms = module._Terms(0.2, keeps_positive=True, start=6 * (num_ranks - 1))
