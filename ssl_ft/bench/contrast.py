@@ -1,5 +1,5 @@
-"""NT-Xent forward and backward against lightly's: time, and memory in a process of its own. Values are compared in
-tests; here only their cost is.
+"""NT-Xent forward and backward against lightly's: time, and memory in a process of its own; on a GPU the fused kernel
+against torch's operations. Values are compared in tests; here only their cost is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ssl_ft.bench.memory import cost_in_own_process
 from ssl_ft.bench.peers import lightly_nt_xent
-from ssl_ft.bench.timing import Row, Work, at_least, at_most, compare, time_in_turns
+from ssl_ft.bench.timing import CannotMeasure, Row, Work, at_least, at_most, compare, stopwatch_for, time_in_turns
 from ssl_ft.objectives.nt_xent import nt_xent
 
 _NUM_DIMS = 128
 _TEMPERATURE = 0.2
 _WARM_UP = 256
+_WARM_UP_TURNS = 2
 # Images a batch -> how many times faster than lightly's loss it should be.
 _SPEED_UPS = {1024: 2.0, 4096: 4.0}
 
@@ -62,9 +63,32 @@ def prepare_peer(count: int) -> Work:
     return _step(lightly_nt_xent(_TEMPERATURE), count)
 
 
-def _step(loss: Loss, count: int) -> Work:
+def time_kernel(count: int, dtype: torch.dtype, device: torch.device, *, rounds: int) -> Row:
+    """A row of the fused kernel beside torch's operations, whichever of them `nt_xent` would choose.
+
+    Raises:
+        CannotMeasure: the kernel does not run here.
+    """
+    ways = [partial(nt_xent, temperature=_TEMPERATURE, fused=fused) for fused in (True, False)]
+    works = [_step(way, count, dtype, device) for way in ways]
+    try:
+        works[0]()
+    except Exception as error:  # compilers raise what they like
+        raise CannotMeasure(f"the fused kernel of NT-Xent does not run here: {type(error).__name__}") from error
+    seconds = time_in_turns(works, rounds=rounds, warm_up=_WARM_UP_TURNS, stopwatch=stopwatch_for(device))
+    ours, peer = ([1000 * value for value in column] for column in seconds)
+    name = f"NT-Xent forward and backward, 2N={2 * count}, {str(dtype).removeprefix('torch.')}"
+    note = f"{_NUM_DIMS} dimensions; the faster of both is taken by itself"
+    return compare(
+        f"{name}: times the fused kernel is faster than torch", ours, peer, unit="ms", is_speed_up=True, note=note
+    )
+
+
+def _step(loss: Loss, count: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Work:
     generator = torch.Generator().manual_seed(count)
-    first, second = (torch.randn(count, _NUM_DIMS, generator=generator).requires_grad_() for _ in range(2))
+    first, second = (
+        torch.randn(count, _NUM_DIMS, generator=generator).to(device, dtype).requires_grad_() for _ in range(2)
+    )
 
     def step() -> Tensor:
         first.grad = second.grad = None

@@ -1,4 +1,5 @@
-"""What a GPU reaches: images a second of SimCLR, whether it waits for the loader, and use of its peak by a masked ViT.
+"""What a GPU reaches: images a second of SimCLR, whether it waits for the loader, use of its peak by a masked ViT, and
+the fused contrastive loss beside torch's operations.
 
 Times are those of the device, taken by events. The figures are our own alone; there is no peer here.
 """
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_ft.bench.contrast import time_kernel
 from ssl_ft.bench.pools import open_pool
 from ssl_ft.bench.timing import CannotMeasure, Row, at_least, compare, stopwatch_for, time_in_turns
 from ssl_ft.bench.workload import (
@@ -40,6 +42,8 @@ _PEAKS = {
     "A100": 312e12,
 }
 _WARM_UP = 2
+# Images whose two views are contrasted: 2N = 8,192 and 32,768.
+_CONTRAST_SIZES = (4096, 16384)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def measure(
     load: Load = Load(),
     contrasted: Sequence[str] = tuple(_RATES),
     masked: str = "vit_base_patch16_224",
+    contrast_sizes: Sequence[int] = _CONTRAST_SIZES,
 ) -> Iterator[Row]:
     """Rows of each encoder.
 
@@ -88,11 +93,15 @@ def measure(
         load: how much a turn has to do.
         contrasted: timm names of encoders trained by SimCLR.
         masked: timm name of a ViT trained by masked imputation.
+        contrast_sizes: images in a batch of the contrastive loss.
     """
     store = open_pool(None, size=load.size, count=load.num_images)
     for name in contrasted:
         yield from _contrasted(name, store, device, rounds=rounds, load=load)
     yield _masked(masked, store, device, rounds=rounds, load=load)
+    for count in contrast_sizes:
+        for dtype in (torch.bfloat16, torch.float32):
+            yield time_kernel(count, dtype, device, rounds=rounds)
 
 
 def _contrasted(name: str, store: ImageStore, device: torch.device, *, rounds: int, load: Load) -> Iterator[Row]:

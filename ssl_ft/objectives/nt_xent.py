@@ -1,9 +1,12 @@
 """The two contrastive losses, as pure functions of embeddings: NT-Xent (SimCLR) and DCL. Memory is linear in N.
 
-No projector, no encoder, no views here. Shape suffixes: M local rows, K all rows, D embedding size.
+No projector, no encoder, no views here; the kernel of a GPU is in `contrast_kernel.py`. Shape suffixes: M local rows,
+K all rows, D embedding size.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_ft import dist
+from ssl_ft.objectives.contrast_choice import Case, Work, takes_kernel
 
 # Rows handled at once: 1024 x 8192 float32 logits are 32 MiB, past which a larger block gains no speed.
 _BLOCK_ROWS = 1024
@@ -18,7 +22,7 @@ _BLOCK_ROWS = 1024
 _WIDEST_SPAN = 80
 
 
-def nt_xent(first_ND: Tensor, second_ND: Tensor, *, temperature: float) -> Tensor:
+def nt_xent(first_ND: Tensor, second_ND: Tensor, *, temperature: float, fused: bool | None = None) -> Tensor:
     """Normalised temperature-scaled cross entropy (Chen et al. 2020, "SimCLR", eq. 1 and algorithm 1).
 
     Mean over all 2N rows, N counted over all ranks, of −log of the positive's softmax share among the 2N−1 others.
@@ -29,14 +33,15 @@ def nt_xent(first_ND: Tensor, second_ND: Tensor, *, temperature: float) -> Tenso
         first_ND: [N, D] embeddings of one view, not normalised; bf16 and float16 are raised to float32.
         second_ND: [N, D] embeddings of the other view, row i from the same image.
         temperature: τ > 0.
+        fused: by the Triton kernel, which knows no float64; none: where that is faster on this GPU.
 
     Returns:
         Scalar, float32 or float64.
     """
-    return _contrast(first_ND, second_ND, temperature=temperature, is_positive_in_denominator=True)
+    return _contrast(first_ND, second_ND, temperature=temperature, keeps_positive=True, fused=fused)
 
 
-def dcl(first_ND: Tensor, second_ND: Tensor, *, temperature: float) -> Tensor:
+def dcl(first_ND: Tensor, second_ND: Tensor, *, temperature: float, fused: bool | None = None) -> Tensor:
     """Decoupled contrastive loss (Yeh et al. 2022, eq. 6): NT-Xent without the positive in the denominator.
 
     This is −J of J = F(t₁x)ᵀF(t₂x) − log Σ exp(F(t₁x)ᵀF(x⁻)), averaged over all 2N rows, with F of unit length
@@ -47,26 +52,85 @@ def dcl(first_ND: Tensor, second_ND: Tensor, *, temperature: float) -> Tensor:
     """
     if first_ND.shape[0] * dist.world_size() < 2:
         raise ValueError("dcl needs at least 2 images in the batch: with 1 there are no negatives")
-    return _contrast(first_ND, second_ND, temperature=temperature, is_positive_in_denominator=False)
+    return _contrast(first_ND, second_ND, temperature=temperature, keeps_positive=False, fused=fused)
 
 
-def _contrast(first_ND: Tensor, second_ND: Tensor, *, temperature: float, is_positive_in_denominator: bool) -> Tensor:
+def _contrast(
+    first_ND: Tensor, second_ND: Tensor, *, temperature: float, keeps_positive: bool, fused: bool | None
+) -> Tensor:
     assert first_ND.shape == second_ND.shape, f"views differ: {first_ND.shape} and {second_ND.shape}"
     assert temperature > 0, f"temperature {temperature} must be positive"
-    num = first_ND.shape[0]
+    assert not (fused and first_ND.dtype == torch.float64), "the kernel sums in float32"
     with torch.autocast(first_ND.device.type, enabled=False):
-        rows = torch.cat([first_ND, second_ND])
-        rows = rows if rows.dtype == torch.float64 else rows.float()
-        # τ is split over both factors, so that one product gives the logits.
-        rows_MD = F.normalize(rows, dim=1) / temperature**0.5
-        if dist.world_size() == 1 and 2 / temperature < _WIDEST_SPAN:
-            mirrored_M: Tensor = _MirroredRows.apply(rows_MD, 1 / temperature, is_positive_in_denominator)
-            return mirrored_M.mean()
+        views_MD = torch.cat([first_ND, second_ND])
+        terms = _Terms(temperature, keeps_positive, start=dist.rank() * len(views_MD))
+        rows_MD = _scaled(views_MD, temperature)
         columns_KD = dist.gather_with_gradient(rows_MD).flatten(0, 1)
-        own_M = torch.arange(2 * num, device=rows.device) + dist.rank() * 2 * num
-        positive_M = torch.cat([own_M[num:], own_M[:num]])
-        loss_M: Tensor = _BlockedRows.apply(rows_MD, columns_KD, own_M, positive_M, is_positive_in_denominator)
-    return loss_M.mean()
+        if _is_fused(views_MD, terms) if fused is None else fused:
+            every_KD = dist.gather_with_gradient(views_MD.detach()).flatten(0, 1)
+            return _by_kernel(rows_MD, columns_KD, every_KD, terms).mean()
+        return _by_torch(rows_MD, columns_KD, terms).mean()
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Temperature, whether the positive is in the denominator, and the number of this rank's first row over all."""
+
+    temperature: float
+    keeps_positive: bool
+    start: int
+
+
+def _scaled(views_MD: Tensor, temperature: float) -> Tensor:
+    """Of length 1/√τ: τ is split over both factors, so that one product gives the logits."""
+    raised = views_MD if views_MD.dtype == torch.float64 else views_MD.float()
+    scaled: Tensor = F.normalize(raised, dim=1) / temperature**0.5
+    return scaled
+
+
+def _by_torch(rows_MD: Tensor, columns_KD: Tensor, terms: _Terms) -> Tensor:
+    """[M] loss of each row, on one rank or several."""
+    num_rows = len(rows_MD)
+    if len(columns_KD) == num_rows and 2 / terms.temperature < _WIDEST_SPAN:
+        mirrored_M: Tensor = _MirroredRows.apply(rows_MD, 1 / terms.temperature, terms.keeps_positive)
+        return mirrored_M
+    own_M = torch.arange(num_rows, device=rows_MD.device) + terms.start
+    loss_M: Tensor = _BlockedRows.apply(rows_MD, columns_KD, own_M, _partners(own_M), terms.keeps_positive)
+    return loss_M
+
+
+def _by_kernel(rows_MD: Tensor, columns_KD: Tensor, every_KD: Tensor, terms: _Terms) -> Tensor:
+    """The same. `every_KD` are the embeddings of all ranks as they came: products of those in bf16 are exact."""
+    from ssl_ft.objectives.contrast_kernel import log_sums, side_of  # here, as Triton is not on every machine
+
+    every = side_of(every_KD, temperature=terms.temperature)
+    log_sum_M: Tensor = log_sums(
+        rows_MD, columns_KD, every=every, start=terms.start, keeps_positive=terms.keeps_positive
+    )
+    return log_sum_M - (rows_MD * _partners(rows_MD)).sum(1)
+
+
+def _is_fused(views_MD: Tensor, terms: _Terms) -> bool:
+    """Whether the kernel is the faster way on this device; every rank must ask."""
+    num_columns = len(views_MD) * dist.world_size()
+    case = Case(len(views_MD), num_columns, views_MD.shape[1], views_MD.dtype, views_MD.device)
+    return case.is_eligible and takes_kernel(case, partial(_both_ways, case, terms))
+
+
+def _both_ways(case: Case, terms: _Terms) -> tuple[Work, Work]:
+    """Loss and gradient by torch and by the kernel, on noise of the case's sizes and on this rank alone."""
+    generator = torch.Generator(case.device).manual_seed(0)
+    every_KD = torch.randn(case.num_columns, case.num_dims, generator=generator, device=case.device).to(case.dtype)
+    columns_KD = _scaled(every_KD, terms.temperature).requires_grad_()
+
+    def attempt(by_kernel: bool) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            rows_MD = columns_KD[terms.start : terms.start + case.num_rows]
+            args = (rows_MD, columns_KD)
+            loss = (_by_kernel(*args, every_KD, terms) if by_kernel else _by_torch(*args, terms)).mean()
+            return loss.detach(), torch.autograd.grad(loss, columns_KD)[0]
+
+    return partial(attempt, False), partial(attempt, True)
 
 
 class _MirroredRows(torch.autograd.Function):
