@@ -4,6 +4,7 @@ import torch
 
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
+from ssl_ft.build.anchored import unlabelled_source
 from ssl_ft.build.judging import read_test
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
 from ssl_ft.build.parts import choose_device
@@ -43,6 +44,9 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     contract = start.contract
     images = LabelledImages(source, data, labelled.roles.train, run.path)
     split = without_damaged(split, images, contract, run=run)
+    more = unlabelled_source(settings, images)
+    if more is not None:
+        handover.record_data(run, more, more, role="unlabelled")
     plan = finetune_plan(settings, num_train=len(split.train))
     with ProgressLine(f"finetune {settings.strategy}", total=plan.num_steps) as progress, StopWish() as wish:
 

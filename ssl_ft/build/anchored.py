@@ -49,8 +49,8 @@ def prepare_l2sp(settings: FinetuneSettings, draft: Draft) -> Prepared:
 def prepare_feature_distance(settings: FinetuneSettings, draft: Draft) -> Prepared:
     """Everything moves; features of the training views, and of more images, are held near the source's.
 
-    The steeper a loss, the smaller the steps it allows, but Adam's are as large whatever the loss. So the encoder's rate
-    is divided by 1 + λ: at infinity features stay, where they would jump about the source's by a step's length.
+    The steeper a loss, the smaller the steps it allows, but Adam's are as large whatever the loss. So the encoder's
+    rate is divided by 1 + λ: at infinity features stay, where they would jump about the source's by a step's length.
 
     Raises:
         UserError: `distance.on` names images that cannot be read, or of another kind.
