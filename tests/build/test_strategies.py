@@ -1,6 +1,7 @@
 """Strategies at their limits: what is frozen stays to the bit, and each becomes another where its setting says so."""
 
 import copy
+from itertools import product
 
 import numpy as np
 import pytest
