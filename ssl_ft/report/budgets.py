@@ -23,6 +23,10 @@ MODEL_LABELS = {
     "probe_then_finetune": "Fine-tuned from a solved head",
     "l2sp": "Fine-tuned near its source",
     "feature_distance": "Fine-tuned, features held",
+    "adapter": "Frozen with adapters",
+    "lora": "Frozen with LoRA",
+    "dora": "Frozen with DoRA",
+    "qlora": "4-bit with LoRA",
 }
 # The first five have a style of their own, the others take what is free.
 _STYLE_OF_MODEL = {model: index for index, model in enumerate([*MODEL_LABELS][:5])}

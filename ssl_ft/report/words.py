@@ -26,6 +26,10 @@ _WORDS_IN_SENTENCE = {
     "probe_then_finetune": "the network fine-tuned from a solved head",
     "l2sp": "the network fine-tuned near its source",
     "feature_distance": "the network fine-tuned with its features held",
+    "adapter": "the frozen network with adapters",
+    "lora": "the frozen network with low-rank updates",
+    "dora": "the frozen network with low-rank updates and new filter lengths",
+    "qlora": "the network in 4 bits with low-rank updates",
     "scratch": "the same network trained from scratch",
     **PAIR_WORDS,
 }
@@ -33,6 +37,10 @@ _WORDS_IN_SENTENCE = {
 _MOVED = {
     "probe": "A linear head on the frozen network",
     "partial": "The top of the network",
+    "adapter": "A linear head and small adapters in the frozen network",
+    "lora": "A linear head and low-rank updates of the frozen network",
+    "dora": "A linear head, low-rank updates and filter lengths of the frozen network",
+    "qlora": "A linear head and low-rank updates of the frozen network, kept in 4 bits,",
 }
 _STAGE_TITLES = {
     "index": "Index",
