@@ -21,7 +21,7 @@ class SelftrainSettings(FinetuneSettings):
         0.9, description="least probability of a guess that becomes a label"
     )
     balance: Annotated[float, Field(ge=1)] = Field(
-        10.0, description="no class gets more than this many times the labels, true and pseudo, the rarest could have"
+        3.0, description="no class gets more than this many times the labels, true and pseudo, the rarest could have"
     )
     rounds: Count = Field(5, description="most students; it ends once one is no better on val")
     strong_views: Annotated[ViewSettings, short("recipe")] = Field(
