@@ -1,4 +1,4 @@
-"""From data settings to sources, roles, stores and input contracts. Models and objectives are in `build/parts.py`."""
+"""From data settings to sources, roles, stores and input contracts. Models are built in `build/parts.py`."""
 
 from collections import Counter
 from dataclasses import dataclass

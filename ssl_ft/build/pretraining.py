@@ -19,8 +19,8 @@ from ssl_ft.build.data import (
     open_data,
     pool_of,
 )
+from ssl_ft.build.objectives import build_objective
 from ssl_ft.build.parts import (
-    build_objective,
     build_views,
     choose_device,
     duration_in_steps,
