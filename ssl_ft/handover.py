@@ -158,11 +158,14 @@ def write_damages(run: RunFolder, store: ImageStore) -> None:
         run.note(f"{len(damages)} damaged images were replaced by others; see damaged.csv")
 
 
-def provenance(objective: str, pretrained: str | None, run: RunFolder, *, steps: int) -> dict[str, object]:
+def provenance(
+    objective: str, pretrained: str | None, run: RunFolder, *, steps: int, num_labels: int = 0
+) -> dict[str, object]:
     """What a model card says about where the model comes from."""
     return {
         "objective": objective,
         "steps": steps,
+        **({"labels trained on": num_labels} if num_labels else {}),
         "data": [f"{d.role}: {d.num_images} images, SHA-256 {d.fingerprint}" for d in run.data],
         "started from": pretrained or "random weights",
         "parents": [parent.sha256 for parent in run.parents],

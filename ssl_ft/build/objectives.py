@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssl_ft import dist
 from ssl_ft.build.parts import DTYPES
@@ -18,28 +18,46 @@ from ssl_ft.models.decoders import MapDecoder, TokenDecoder
 from ssl_ft.models.encoders import feature_map, is_vit, num_features
 from ssl_ft.models.heads import Projector
 from ssl_ft.models.visible import check_visible
+from ssl_ft.objectives.classified import Classified
 from ssl_ft.objectives.joint import Joint, SharedJoint
 from ssl_ft.objectives.masked import Imputer, Masked
 from ssl_ft.objectives.nt_xent import dcl, nt_xent
+from ssl_ft.objectives.rotation import NUM_TURNS, Rotation
 from ssl_ft.objectives.simclr import ContrastiveLoss, SimCLR
 from ssl_ft.seeding import derive_seed
 
 CONTRASTIVE_LOSSES: dict[str, ContrastiveLoss] = {"simclr": nt_xent, "dcl": dcl}
-OBJECTIVES: dict[str, Callable[[PretrainSettings, nn.Module, ViewMaker], nn.Module]] = {
-    "simclr": lambda settings, encoder, views: _simclr(settings, encoder, views, loss=nt_xent),
-    "dcl": lambda settings, encoder, views: _simclr(settings, encoder, views, loss=dcl),
-    "masked": lambda settings, encoder, views: _masked(settings, encoder, views),
-    "joint": lambda settings, encoder, views: _joint(settings, encoder, views),
+# The last argument are the labels of the pool, which `supervised` alone looks at.
+OBJECTIVES: dict[str, Callable[[PretrainSettings, nn.Module, ViewMaker, Tensor | None], nn.Module]] = {
+    "simclr": lambda settings, encoder, views, _: _simclr(settings, encoder, views, loss=nt_xent),
+    "dcl": lambda settings, encoder, views, _: _simclr(settings, encoder, views, loss=dcl),
+    "masked": lambda settings, encoder, views, _: _masked(settings, encoder, views),
+    "joint": lambda settings, encoder, views, _: _joint(settings, encoder, views),
+    "rotation": lambda _, encoder, views, __: _rotation(encoder, views),
+    "supervised": lambda _, encoder, views, labels: _supervised(encoder, views, labels),
 }
 
 
 def build_objective(
-    settings: PretrainSettings, encoder: nn.Module, views: ViewMaker, device: torch.device
+    settings: PretrainSettings,
+    encoder: nn.Module,
+    views: ViewMaker,
+    device: torch.device,
+    *,
+    labels: Tensor | None = None,
 ) -> nn.Module:
-    """The objective on its device, in its precision, with global batch norm where there are several ranks."""
+    """The objective on its device, in its precision, with global batch norm where there are several ranks.
+
+    Args:
+        settings: which, and how.
+        encoder: what is trained.
+        views: makes the views.
+        device: where to compute.
+        labels: int64 [N], class of each image of the pool, where it has labels.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.seed, "heads") >> 1)
-        objective = OBJECTIVES[settings.objective](settings, encoder, views)
+        objective = OBJECTIVES[settings.objective](settings, encoder, views, labels)
     objective = objective.to(device=device, dtype=DTYPES[settings.precision])
     if settings.channels_last:
         objective = objective.to(memory_format=torch.channels_last)
@@ -139,3 +157,20 @@ def _joint(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) -> 
         temperature=settings.contrast.temperature,
         weight=weight,
     )
+
+
+def _rotation(encoder: nn.Module, views: ViewMaker) -> Rotation:
+    turned = {"quarter_turn": views.recipe.quarter_turn, "vertical_flip": views.recipe.vertical_flip}
+    given = " and ".join(f"views.{key}={value}" for key, value in turned.items() if value > 0)
+    if given:
+        # With the left-right flip, an upside-down one is half a turn.
+        raise UserError(
+            f"objective=rotation with {given}: views that are turned at random leave no turn to be told; set "
+            "views.quarter_turn=0 and views.vertical_flip=0, or choose other views="
+        )
+    return Rotation(encoder, nn.Linear(num_features(encoder), NUM_TURNS), views=views)
+
+
+def _supervised(encoder: nn.Module, views: ViewMaker, labels: Tensor | None) -> Classified:
+    assert labels is not None, "a pool to train on labels of has labels"
+    return Classified(encoder, nn.Linear(num_features(encoder), int(labels.max()) + 1), labels, views=views)

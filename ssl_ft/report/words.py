@@ -133,7 +133,8 @@ def _pretraining(run: Run) -> list[str]:
     pool = [use for use in run.data if use.role not in ("train", "val", "test")] or list(run.data)
     sentence = f"An encoder{_model(run)} was pretrained"
     sentence += f" with the objective {objective}" if objective else ""
-    sentence += f" on {_images(pool[0], 'unlabelled ')}" if pool else ""
+    kind = "labelled " if run.result.labels_used.get("train") else "unlabelled "
+    sentence += f" on {_images(pool[0], kind)}" if pool else ""
     return [sentence + (f" for {formats.counted(steps, 'step')}" if steps else "") + "."]
 
 
