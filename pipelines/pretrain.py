@@ -61,7 +61,7 @@ def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
         about = handover.provenance(settings.objective, start, folder, steps=done, num_labels=used.train)
         save_model(folder.path / "encoder", encoder, ModelCard("encoder", spec, contract, about=about))
         write_pretrain_pictures(work, folder.path / "pictures")
-        handover.write_damages(folder, work.store)
+        handover.write_damages(folder, work.store.damages)
     rows = folder.read_rows()
     metrics = [
         Metric(name=key, value=value, n=len(work.watcher.images), split="train", model="encoder")
