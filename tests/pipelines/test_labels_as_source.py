@@ -64,9 +64,8 @@ class TestSupervised:
         )
         blank = array("y.npz", labels=["a"] * 20 + ["b"] * 4, split=["train"] * 20 + ["test"] * 4)
         refused(command, pretrain(blank, *words), "the pool of y.npz has no image of 'b'", "data.train_split")
-        many = write_photos(tmp_path / "many", classes=("c", "d", "e", "f"), count=3)
-        few = ["data.limit=3", "batch_size=3"]
-        refused(command, pretrain(many, *words, *few), "has no image of", "raise data.limit")
+        many = write_photos(tmp_path / "many", classes=tuple("cdefghijkl"), count=3)
+        refused(command, pretrain(many, *words, "data.limit=8"), "has no image of", "raise data.limit")
 
 
 class TestRotation:
