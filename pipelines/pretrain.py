@@ -42,7 +42,7 @@ def run(settings: PretrainSettings) -> int:
 def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
     handover.record_data(folder, data.source, data.pool, role="pool")
     handover.keep_pool_keys(folder, data.pool, settings.data)
-    handover.report_duplicates(folder, folder.path, data.source, data.test)
+    handover.report_duplicates(folder, [folder.path], data.source, data.test)
     work, spec, contract = assemble(settings, data, folder)
     folder.write_manifest(device=str(work.device))
     with StopWish() as wish:

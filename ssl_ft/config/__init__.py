@@ -5,7 +5,7 @@ Only `build/` and the stages see these classes; below, plain arguments. Each fie
 """
 
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
-from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
+from ssl_ft.config.parts import AlsoSettings, DataSettings, EncoderSettings, OptimSettings, SourceSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
 from ssl_ft.config.strategies import (
     DistanceSettings,
@@ -18,6 +18,7 @@ from ssl_ft.config.strategies import (
 from ssl_ft.config.transfer import FinetuneSettings, PredictSettings, ProbeSettings, RunSettings
 
 __all__ = [
+    "AlsoSettings",
     "BenchSettings",
     "Check",
     "ContrastSettings",
@@ -40,5 +41,6 @@ __all__ = [
     "ProbeSettings",
     "ReportSettings",
     "RunSettings",
+    "SourceSettings",
     "ViewSettings",
 ]

@@ -184,8 +184,15 @@ def _images(use: DataUse, kind: str) -> str:
 
 
 def _labels(run: Run) -> list[str]:
-    used = {role: run.result.labels_used.get(role) for role in ("train", "val", "test", "watch")}
-    purposes = {"train": "training", "val": "choosing settings", "test": "scoring", "watch": "watching progress alone"}
+    purposes = {
+        "train": "training",
+        "val": "choosing settings",
+        "also": "training from further sources",
+        "earlier": "training the models it started from",
+        "test": "scoring",
+        "watch": "watching progress alone",
+    }
+    used = {role: run.result.labels_used.get(role) for role in purposes}
     parts = [f"{number:,} for {purposes[role]}" for role, number in used.items() if isinstance(number, int) and number]
     sentences = [f"Labels used: {', '.join(parts)}."] if parts else []
     if run.result.test_scored:
