@@ -5,6 +5,7 @@ import torch
 
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
+from ssl_ft.build.anchored import unlabelled_source
 from ssl_ft.build.judging import read_test
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, with_also, without_damaged
 from ssl_ft.build.origins import record_start
@@ -46,6 +47,9 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     images = LabelledImages(labelled.joined, data, labelled.roles.train, run.path)
     split = without_damaged(with_also(split, labelled.also_indices), images, contract, run=run)
     handover.keep_pool_keys(run, labelled.joined.subset(np.concatenate([split.train, split.val])), data)
+    more = unlabelled_source(settings, images)
+    if more is not None:
+        handover.record_data(run, more, more, role="unlabelled")
     plan = finetune_plan(settings, num_train=len(split.train))
     with ProgressLine(f"finetune {settings.strategy}", total=plan.num_steps) as progress, StopWish() as wish:
 
