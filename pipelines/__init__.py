@@ -1,5 +1,6 @@
 """The stages, one thin file each: `main(settings) -> exit code`. A stage calls `ssl_ft` and leaves a run folder."""
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
@@ -30,59 +31,46 @@ def stage_settings(stage: str) -> type[BaseModel]:
 
 
 def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
-    """Run a stage, or say what it would do. Each stage is imported only when it runs."""
+    """Run a stage, or say what it would do."""
     if is_dry:
         from pipelines import plan
 
         return plan.main(stage, settings)
-    if stage == "pretrain":
-        from pipelines import pretrain
+    return _main_of(stage)(settings)
 
-        return pretrain.main(settings)
-    if stage == "probe":
-        from pipelines import probe
 
-        return probe.main(settings)
-    if stage == "finetune":
-        from pipelines import finetune
-
-        return finetune.main(settings)
-    if stage in ("compare", "advise"):
-        from pipelines import advise, compare
-
-        return compare.main(settings) if stage == "compare" else advise.main(settings)
-    if stage in ("run", "demo"):
-        from pipelines import run_all
-
-        return run_all.main(settings)
-    if stage == "report":
-        from pipelines import report
-
-        return report.main(settings)
-    if stage == "index":
-        from pipelines import index
-
-        return index.main(settings)
-    if stage == "doctor":
-        from pipelines import doctor
-
-        return doctor.main(settings)
-    if stage == "shift":
-        from pipelines import shift
-
-        return shift.main(settings)
-    if stage == "adapt":
-        from pipelines import adapt
-
-        return adapt.main(settings)
-    if stage == "selftrain":
-        from pipelines import selftrain
-
-        return selftrain.main(settings)
-    if stage == "bench":
-        from pipelines import bench
-
-        return bench.main(settings)
-    from pipelines import predict
-
-    return predict.main(settings)
+def _main_of(stage: str) -> Callable[[Any], int]:
+    """A stage's function; each is imported only when it runs."""
+    main: Callable[[Any], int]
+    match stage:
+        case "demo" | "run":
+            from pipelines.run_all import main
+        case "index":
+            from pipelines.index import main
+        case "doctor":
+            from pipelines.doctor import main
+        case "pretrain":
+            from pipelines.pretrain import main
+        case "probe":
+            from pipelines.probe import main
+        case "shift":
+            from pipelines.shift import main
+        case "finetune":
+            from pipelines.finetune import main
+        case "compare":
+            from pipelines.compare import main
+        case "advise":
+            from pipelines.advise import main
+        case "selftrain":
+            from pipelines.selftrain import main
+        case "adapt":
+            from pipelines.adapt import main
+        case "predict":
+            from pipelines.predict import main
+        case "report":
+            from pipelines.report import main
+        case "bench":
+            from pipelines.bench import main
+        case _:
+            raise AssertionError(f"no stage {stage!r}")
+    return main

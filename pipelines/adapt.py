@@ -9,6 +9,7 @@ from ssl_ft.artifact import ModelCard, save_model
 from ssl_ft.build.adapting import Target, check_method, continued_settings, open_target, train_pair
 from ssl_ft.build.draft import Start
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
+from ssl_ft.build.origins import own_origin, record_start
 from ssl_ft.build.pairs import judge_pair
 from ssl_ft.build.parts import choose_device
 from ssl_ft.build.transfer import load_start
@@ -38,9 +39,9 @@ def _adapt(
     handover.record_roles(run, source, train=split.train, val=split.val, test=split.test[:0])
     handover.record_data(run, target.source, target.unlabelled.source, role="target")
     handover.record_roles(run, target.source, train=target.test[:0], val=target.test[:0], test=target.test)
-    handover.report_duplicates(run, labelled.model.parent, target.source, target.test)
-    device, (start, parent) = choose_device(settings.device), load_start(labelled.model)
-    run.parents.append(parent)
+    handover.report_duplicates(run, labelled.origin.runs(), target.source, target.test)
+    device, (start, parent) = choose_device(settings.device), load_start(labelled.origin)
+    record_start(run, labelled.origin, parent)
     check_method(settings, start)
     images = LabelledImages(source, labelled.data, labelled.roles.train, run.path)
     split = without_damaged(split, images, start.contract, run=run)
@@ -49,7 +50,7 @@ def _adapt(
         code = _go_on(settings, labelled, start, run)
         if code:
             return code
-        new_start, parent = load_start(run.path / "continued" / "encoder")
+        new_start, parent = load_start(own_origin(run.path / "continued"))
         run.parents.append(parent)
     with StopWish() as wish:
         adapted, plain = train_pair(
@@ -76,7 +77,8 @@ def _adapt(
 
 def _go_on(settings: AdaptSettings, labelled: handover.Labelled, start: Start, run: RunFolder) -> int:
     """Pretraining goes on with the target's images, in a run folder inside this one; gives its exit code."""
+    model = labelled.origin.pretrained_folder(instead="pretrain on the target yourself with encoder.pretrained=")
     say("== pretraining goes on with the target's images")
-    own = continued_settings(settings, labelled.model, start.contract, out=run.path / "continued")
+    own = continued_settings(settings, model, start.contract, out=run.path / "continued")
     with contextlib.redirect_stdout(io.StringIO()):  # the last line of stdout is this stage's own folder
         return pretrain.run(own)

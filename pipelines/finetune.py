@@ -1,12 +1,14 @@
 """Stage finetune: a classifier from an encoder and a few labels; stopped and chosen on val, scored once on test."""
 
+import numpy as np
 import torch
 
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
 from ssl_ft.build.anchored import unlabelled_source
 from ssl_ft.build.judging import read_test
-from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
+from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, with_also, without_damaged
+from ssl_ft.build.origins import record_start
 from ssl_ft.build.parts import choose_device
 from ssl_ft.build.transfer import finetune_plan, load_start, train_classifier
 from ssl_ft.config import FinetuneSettings
@@ -15,8 +17,8 @@ from ssl_ft.evaluate.metrics import estimate
 from ssl_ft.interrupt import StopWish
 from ssl_ft.progress import ProgressLine
 from ssl_ft.report.tables import write_confusion
-from ssl_ft.result import LabelsUsed
 from ssl_ft.runlog import RunFolder
+from ssl_ft.transfer.outputs import first_outputs
 
 
 def main(settings: FinetuneSettings) -> int:
@@ -32,18 +34,19 @@ def main(settings: FinetuneSettings) -> int:
 
 
 def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: LabelSplit, run: RunFolder) -> int:
-    source, data, names = labelled.source, labelled.data, labelled.source.class_names
+    source, data, names, origin = labelled.source, labelled.data, labelled.source.class_names, labelled.origin
     run.forget_rows_after(-1)
-    handover.record_roles(run, source, train=split.train, val=split.val, test=split.test)
-    handover.report_duplicates(run, labelled.model.parent, source, labelled.roles.test)
+    handover.record_roles(run, source, train=split.train, val=split.val, test=split.test, also=labelled.also)
+    handover.report_duplicates(run, origin.runs(), source, labelled.roles.test, also=labelled.also)
     device = choose_device(settings.device)
-    start, parent = load_start(labelled.model)
-    run.parents.append(parent)
+    start, parent = load_start(origin)
+    record_start(run, origin, parent, are_weights_used=settings.strategy != "scratch")
     if settings.strategy == "scratch":
         run.note("scratch: the encoder's weights are fresh; only its architecture and input contract are used")
     contract = start.contract
-    images = LabelledImages(source, data, labelled.roles.train, run.path)
-    split = without_damaged(split, images, contract, run=run)
+    images = LabelledImages(labelled.joined, data, labelled.roles.train, run.path)
+    split = without_damaged(with_also(split, labelled.also_indices), images, contract, run=run)
+    handover.keep_pool_keys(run, labelled.joined.subset(np.concatenate([split.train, split.val])), data)
     more = unlabelled_source(settings, images)
     if more is not None:
         handover.record_data(run, more, more, role="unlabelled")
@@ -60,7 +63,7 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
         if wish:
             run.note("stopped before the end: nothing was scored; the same command starts this stage again")
             return wish.exit_code
-    model = trained.model
+    model = first_outputs(trained.model, len(names))
     pixels, truth = read_test(source, split.test, data, contract, run=run)
     shares = torch.from_numpy(compute_outputs(model, pixels, contract, device=device, batch_size=256)).softmax(1)
     predicted = shares.argmax(1).numpy()
@@ -71,12 +74,15 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     metrics = handover.as_metrics(estimates, budget=settings.labels, model=settings.strategy)
     budget = None if isinstance(settings.labels, str) else settings.labels
     metrics += handover.training_metrics(trained, budget=settings.labels, model=settings.strategy)
-    about = handover.provenance(f"fine-tuned ({settings.strategy})", settings.encoder, run, steps=trained.step)
+    used = handover.labels_used(split, trained, origin, num_own=len(source), num_test=len(truth), settings=settings)
+    learnt = used.train + used.val + used.also + used.earlier
+    about = handover.provenance(
+        f"fine-tuned ({settings.strategy})", settings.encoder, run, steps=trained.step, num_labels=learnt
+    )
     save_model(run.path / "classifier", model.to("cpu"), ModelCard("classifier", start.spec, contract, names, about))
     write_confusion(run.path, truth, predicted, names, model=settings.strategy, labels_per_class=budget)
     handover.write_damages(run, trained.damages)
     run.write_manifest(device=str(device))
-    used = LabelsUsed(train=len(split.train), val=trained.num_val, test=len(truth))
     run.finish(metrics=metrics, labels_used=used, test_scored=1)
     print(run.path)
     return 0

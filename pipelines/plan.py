@@ -50,10 +50,12 @@ def plan_lines(settings: Any) -> list[str]:
     if isinstance(settings, (config.ProbeSettings, config.FinetuneSettings)):
         labelled = open_labelled(settings)
         source, roles = labelled.source, labelled.roles
+        also = [f"{each.location}: {len(each)} labelled images are trained on too" for each in labelled.also]
         return [
-            f"encoder: {labelled.model}",
+            f"encoder: {labelled.origin.location}",
             f"{source.location}: {len(roles.train)} train, {len(roles.val)} val, {len(roles.test)} test images with "
             f"labels of {len(source.class_names)} classes; test is scored once a model",
+            *also,
         ]
     if isinstance(settings, config.CompareSettings):
         return plan_comparison(settings)

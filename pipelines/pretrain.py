@@ -6,7 +6,7 @@ from pipelines import submit
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
 from ssl_ft.build.parts import choose_device
-from ssl_ft.build.pretraining import Pool, assemble, open_pool
+from ssl_ft.build.pretraining import Pool, assemble, num_labels, open_pool
 from ssl_ft.config import PretrainSettings
 from ssl_ft.interrupt import StopWish
 from ssl_ft.launch import run_ranks
@@ -42,7 +42,7 @@ def run(settings: PretrainSettings) -> int:
 def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
     handover.record_data(folder, data.source, data.pool, role="pool")
     handover.keep_pool_keys(folder, data.pool, settings.data)
-    handover.report_duplicates(folder, folder.path, data.source, data.test)
+    handover.report_duplicates(folder, [folder.path], data.source, data.test)
     work, spec, contract = assemble(settings, data, folder)
     folder.write_manifest(device=str(work.device))
     with StopWish() as wish:
@@ -55,8 +55,10 @@ def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
             return wish.exit_code
     work = finished(work, folder.path / "checkpoints")
     encoder = work.encoder().to("cpu")
+    used = LabelsUsed(train=num_labels(settings, data), watch=work.watcher.num_labels)
     if dist.is_main():
-        about = handover.provenance(settings.objective, settings.encoder.pretrained, folder, steps=done)
+        start = settings.encoder.pretrained
+        about = handover.provenance(settings.objective, start, folder, steps=done, num_labels=used.train)
         save_model(folder.path / "encoder", encoder, ModelCard("encoder", spec, contract, about=about))
         write_pretrain_pictures(work, folder.path / "pictures")
         handover.write_damages(folder, work.store.damages)
@@ -69,10 +71,11 @@ def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
     last = next((row["loss"] for row in reversed(rows) if row["kind"] == "train"), None)
     if last is not None:
         metrics.append(Metric(name="loss", value=last, n=settings.batch_size, split="train", model="encoder"))
-    if work.watcher.num_labels:
-        folder.note(f"{work.watcher.num_labels} training labels were used to watch progress, not to train or choose")
+    if used.watch:
+        also = "" if used.train else ", not to train or choose"
+        folder.note(f"{used.watch} training labels were used to watch progress{also}")
     folder.write_manifest(device=str(work.device))
-    folder.finish(metrics=metrics, labels_used=LabelsUsed(watch=work.watcher.num_labels), test_scored=0)
+    folder.finish(metrics=metrics, labels_used=used, test_scored=0)
     dist.barrier()
     dist.stop()
     if dist.is_main():

@@ -37,9 +37,9 @@ def _probe(settings: ProbeSettings, labelled: handover.Labelled, run: RunFolder)
     roles = labelled.roles
     handover.record_roles(run, source, train=roles.train, val=roles.val, test=roles.test)
     device = choose_device(settings.device)
-    handover.report_duplicates(run, labelled.model.parent, source, labelled.roles.test)
+    handover.report_duplicates(run, labelled.origin.runs(), source, labelled.roles.test)
     sets = feature_sets(
-        labelled.model, source, labelled.roles, labelled.data, run=run, device=device,
+        labelled.origin, source, labelled.roles, labelled.data, run=run, device=device,
         batch_size=settings.batch_size, has_baselines=settings.baselines, seed=settings.seed,
     )  # fmt: skip
     fits = len(sets) * sum(1 if budget == "all" else settings.draws for budget in settings.labels)
@@ -55,7 +55,7 @@ def _probe(settings: ProbeSettings, labelled: handover.Labelled, run: RunFolder)
     _write_details(run, sets[0], judged["encoder"][-1], names, seed=settings.seed)
     run.write_manifest(device=str(device))
     largest = max(one.num_labels for one in judged["encoder"])
-    used = LabelsUsed(train=largest, test=len(sets[0].roles.test))
+    used = LabelsUsed(train=largest, test=len(sets[0].roles.test), earlier=labelled.origin.num_labels)
     # kNN classifiers are models too: each of theirs that had neighbours enough looked at the test labels once.
     scored = fits + sum(one.num_votes for all_of in judged.values() for one in all_of)
     run.finish(metrics=metrics, labels_used=used, test_scored=scored)

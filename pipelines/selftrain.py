@@ -3,6 +3,7 @@
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
+from ssl_ft.build.origins import record_start
 from ssl_ft.build.pairs import Contender, judge_pair
 from ssl_ft.build.parts import choose_device
 from ssl_ft.build.selftraining import open_unlabelled, train_rounds
@@ -31,10 +32,10 @@ def _selftrain(settings: SelftrainSettings, labelled: handover.Labelled, split: 
     source, names = labelled.source, labelled.source.class_names
     run.forget_rows_after(-1)
     handover.record_roles(run, source, train=split.train, val=split.val, test=split.test)
-    handover.report_duplicates(run, labelled.model.parent, source, split.test)
+    handover.report_duplicates(run, labelled.origin.runs(), source, split.test)
     device = choose_device(settings.device)
-    start, parent = load_start(labelled.model)
-    run.parents.append(parent)
+    start, parent = load_start(labelled.origin)
+    record_start(run, labelled.origin, parent)
     images = LabelledImages(source, labelled.data, labelled.roles.train, run.path)
     split = without_damaged(split, images, start.contract, run=run)
     pool = open_unlabelled(settings, labelled, split, run=run)

@@ -188,19 +188,28 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
     return card, digest
 
 
-def find_model(location: str, *, kind: str) -> Path:
+def find_model(location: str, *, kind: str | tuple[str, ...]) -> Path:
     """The model folder that a path means: itself, or the `encoder`/`classifier` folder of a run.
+
+    Args:
+        location: what the user named.
+        kind: "encoder", "classifier", or both where either serves; the first names the setting.
 
     Raises:
         UserError: neither is there, or a model of another kind.
     """
-    stage = {"encoder": "pretrain", "classifier": "finetune"}[kind]
+    kinds = (kind,) if isinstance(kind, str) else kind
+    kind, stages = kinds[0], {"encoder": "pretrain", "classifier": "finetune"}
+    stage = stages[kind]
     wanted = f"give a finished {stage} run, or the folder {kind!r} in it"
+    if len(kinds) > 1:
+        wanted += "; or those of a finetune run, timm:NAME, or a .safetensors file"
     if not location:
         raise UserError(f"{kind}= is missing: {wanted}, such as {kind}=runs/{stage}-...")
     path = Path(location).expanduser()
     try:
-        folder = next((each for each in (path, path / kind) if (each / _CONFIG).is_file()), None)
+        places = (path, *(path / each for each in kinds))
+        folder = next((each for each in places if (each / _CONFIG).is_file()), None)
         is_there = path.exists()
     except OSError as error:
         raise UserError(f"{kind}={short_path(location)}: {system_sentence(error) or error}") from error
@@ -210,7 +219,7 @@ def find_model(location: str, *, kind: str) -> Path:
             what += " yet: its run has not ended, the same command goes on with it"
         raise UserError(f"{kind}={location} {what}; {wanted}")
     found = read_card(folder)[0].kind
-    if found != kind:
+    if found not in kinds:
         raise UserError(f"{kind}={location} holds the model kind {found!r}, not {kind!r}; {wanted}")
     return folder
 

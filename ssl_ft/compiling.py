@@ -10,7 +10,9 @@ from torch import nn
 
 from ssl_ft import dist
 from ssl_ft.backward import backward
+from ssl_ft.objectives.classified import Classified
 from ssl_ft.objectives.masked import Masked
+from ssl_ft.objectives.rotation import Rotation
 from ssl_ft.objectives.simclr import SimCLR
 
 # CUDA graphs are prepared in the first step, recorded in the second and replayed from the third on.
@@ -23,7 +25,7 @@ def compile_networks(
     """Let `torch.compile` have the encoder with projector or decoder; weights, buffers and names stay as they are.
 
     Args:
-        objective: SimCLR or Masked, on its device, not yet wrapped for several ranks.
+        objective: SimCLR, Masked, Rotation or Classified, on its device, not yet wrapped for several ranks.
         batch: this rank's images of some step, on that device; all steps must have the same shapes.
         is_graphed: also record CUDA graphs.
         autocast: as in training.
@@ -66,5 +68,7 @@ def _networks(objective: nn.Module) -> list[nn.Module]:
     """The parts that hold nearly all of the arithmetic and are called as modules."""
     if isinstance(objective, Masked):
         return [objective.imputer]
+    if isinstance(objective, (Rotation, Classified)):
+        return [objective.encoder]
     assert isinstance(objective, SimCLR), "settings refuse to compile other objectives"
     return [objective.encoder, objective.projector]

@@ -8,18 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_ft import __version__, dist
-from ssl_ft.artifact import find_model
 from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.judging import parent_data
+from ssl_ft.build.labels import LabelSplit
+from ssl_ft.build.origins import Origin, find_origin, with_measured_contract
 from ssl_ft.build.transfer import Trained
 from ssl_ft.checkpoint import write_atomically
-from ssl_ft.config import DataSettings, FinetuneSettings, PretrainSettings, ProbeSettings
+from ssl_ft.config import AlsoSettings, DataSettings, FinetuneSettings, PretrainSettings, ProbeSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates
+from ssl_ft.data.joining import join_labelled
 from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles
 from ssl_ft.data.store import Damage
+from ssl_ft.errors import UserError
 from ssl_ft.evaluate.metrics import Estimate
-from ssl_ft.result import DataUsed, Metric
+from ssl_ft.result import DataUsed, LabelsUsed, Metric
 from ssl_ft.runlog import RunFolder, default_folder
 
 Indices = NDArray[np.int64]
@@ -31,20 +34,57 @@ _MOST_KEYS = 250_000
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A labelled source with the model to judge on it."""
+    """A labelled source with the model to judge on it.
 
-    model: Path
+    Attributes:
+        origin: where the model comes from.
+        data: how the source is read.
+        source: what is judged on; roles and budgets are its own.
+        roles: of its images.
+        also: training images of further sources.
+        joined: the source followed by those; the source itself where there are none.
+    """
+
+    origin: Origin
     data: DataSettings
     source: Source
     roles: Roles
+    also: tuple[Source, ...]
+    joined: Source
+
+    @property
+    def also_indices(self) -> Indices:
+        """int64, the images of further sources in `joined`."""
+        return np.arange(len(self.source), len(self.joined))
 
 
 def open_labelled(settings: ProbeSettings | FinetuneSettings) -> Labelled:
-    """Find the encoder and open the labelled data: those named, or those the encoder was pretrained on."""
-    model = find_model(settings.encoder, kind="encoder")
-    data = settings.data or parent_data(model)
+    """Find the encoder and open the labelled data: those named, or those the encoder was pretrained on.
+
+    Raises:
+        UserError: no such encoder or data, no labels, or data left out where the encoder names none.
+    """
+    origin = find_origin(settings.encoder, settings.source)
+    data = settings.data
+    if data is None and (origin.folder is None or origin.kind != "encoder"):
+        held = "a classifier, which has been trained on its data" if origin.folder else "weights that tell of no data"
+        raise UserError(f"encoder={settings.encoder} gives {held}: name the labelled set with data=")
+    data = data or parent_data(origin.folder)  # type: ignore[arg-type]  # it has one: see above
     source = open_data(data)
-    return Labelled(model, data, source, roles_of(source, data))
+    roles = roles_of(source, data)
+    origin = with_measured_contract(origin, source, roles.train, data)
+    if not isinstance(settings, FinetuneSettings) or not settings.also:
+        return Labelled(origin, data, source, roles, (), source)
+    also = tuple(_training_part(each, data) for each in settings.also)
+    joined = join_labelled(source, also, is_union=settings.also_classes == "union")
+    return Labelled(origin, data, source, roles, also, joined)
+
+
+def _training_part(settings: AlsoSettings, data: DataSettings) -> Source:
+    """The labelled training images of a further source: those that fine-tuning on it alone would train on."""
+    own = data.model_copy(update=settings.model_dump() | {"val_split": None, "limit": None, "test_path": None})
+    source = open_data(own)
+    return source.subset(roles_of(source, own).train)
 
 
 def open_run(settings: ProbeSettings | FinetuneSettings, labelled: Labelled, *, stage: str, name: str) -> RunFolder:
@@ -121,11 +161,15 @@ def record_data(run: RunFolder, source: Source, part: Source, *, role: str) -> N
         run.note(note)  # said once, however many roles the source has
 
 
-def record_roles(run: RunFolder, source: Source, *, train: Indices, val: Indices, test: Indices) -> None:
+def record_roles(
+    run: RunFolder, source: Source, *, train: Indices, val: Indices, test: Indices, also: Sequence[Source] = ()
+) -> None:
     """Keep which images held which role, each by its own fingerprint: runs on the same test images can be compared."""
     for role, indices in (("train", train), ("val", val), ("test", test)):
         if len(indices):
             record_data(run, source, source.subset(indices), role=role)
+    for other in also:
+        record_data(run, other, other, role="also")
 
 
 def keep_pool_keys(run: RunFolder, pool: Source, settings: DataSettings) -> None:
@@ -139,35 +183,77 @@ def keep_pool_keys(run: RunFolder, pool: Source, settings: DataSettings) -> None
     write_atomically(run.path / _POOL_KEYS, lambda partial: _save_keys(partial, keys.pixels, pool))
 
 
-def report_duplicates(run: RunFolder, pool_run: Path, source: Source, test: NDArray[np.int64]) -> None:
-    """List test images whose very pixels are in the pool an encoder was pretrained on.
+def report_duplicates(
+    run: RunFolder, pool_runs: Sequence[Path], source: Source, test: Indices, *, also: Sequence[Source] = ()
+) -> None:
+    """List test images whose very pixels are among those a model was trained on before, or is trained on besides.
 
     Args:
-        run: where the list and the sentence go.
-        pool_run: the pretraining's run folder.
+        run: where the list and the sentences go.
+        pool_runs: run folders of a pretraining and of what followed it.
         source: holds the test images.
         test: int64 [N], which they are.
+        also: images of further sources to train on.
     """
-    path = pool_run / _POOL_KEYS
-    if not dist.is_main() or not len(test):
+    if not dist.is_main() or not len(test) or not (pool_runs or also):
         return
-    if not path.is_file():
-        run.note("the pretraining pool's digests are not at hand: it is not known whether it holds test images")
-        return
-    with np.load(path, allow_pickle=False) as known:
-        pool, names = known["pixels"], known["names"]
     held_out = source.subset(test)
-    pairs = exact_duplicates(pool, content_keys(held_out).pixels)
-    if len(pairs):
-        run.write_table("duplicates.csv", ["pool", "test"], [(names[a], held_out.names[b]) for a, b in pairs])
-        run.note(f"{len(pairs)} test images are also in the pretraining pool, pixel for pixel; see duplicates.csv")
-    else:
-        run.note(f"none of the {len(test)} test images is in the pretraining pool, pixel for pixel")
+    sought, rows = content_keys(held_out).pixels, list[tuple[str, str]]()
+    pools = [(_pool_words(each), _kept_keys(each)) for each in pool_runs]
+    pools += [(each.location, (content_keys(each).pixels, np.array(list(each.names)))) for each in also]
+    for words, known in pools:
+        if known is None:
+            run.note(f"the digests of {words} are not at hand: it is not known whether test images are among them")
+            continue
+        pairs = exact_duplicates(known[0], sought)
+        rows += [(str(known[1][a]), held_out.names[b]) for a, b in pairs]
+        if len(pairs):
+            run.note(f"{len(pairs)} test images are also in {words}, pixel for pixel; see duplicates.csv")
+        else:
+            run.note(f"none of the {len(test)} test images is in {words}, pixel for pixel")
+    if rows:
+        run.write_table("duplicates.csv", ["pool", "test"], rows)
+
+
+def _pool_words(pool_run: Path) -> str:
+    is_tuned = (pool_run / "classifier").is_dir()
+    return f"the labelled images of {pool_run.name}" if is_tuned else "the pretraining pool"
+
+
+def _kept_keys(pool_run: Path) -> tuple[NDArray[np.uint64], NDArray[np.str_]] | None:
+    path = pool_run / _POOL_KEYS
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as known:
+        return known["pixels"], known["names"]
 
 
 def _save_keys(partial: Path, pixels: NDArray[np.uint64], pool: Source) -> None:
     with partial.open("wb") as file:
         np.savez_compressed(file, pixels=pixels, names=np.array(list(pool.names), dtype=np.str_))
+
+
+def labels_used(
+    split: LabelSplit, trained: Trained, origin: Origin, *, num_own: int, num_test: int, settings: FinetuneSettings
+) -> LabelsUsed:
+    """What a fine-tuning took, those of the budget apart from those it had besides.
+
+    Args:
+        split: what was trained on.
+        trained: what came of it.
+        origin: what it started from.
+        num_own: images of the labelled source; indices past them are those of further sources.
+        num_test: test images scored.
+        settings: say whether the start's weights were used.
+    """
+    num_train = int((split.train < num_own).sum())
+    return LabelsUsed(
+        train=num_train,
+        val=trained.num_val,
+        test=num_test,
+        also=len(split.train) - num_train,
+        earlier=0 if settings.strategy == "scratch" else origin.num_labels,
+    )
 
 
 def write_damages(run: RunFolder, damages: Sequence[Damage]) -> None:
@@ -177,11 +263,14 @@ def write_damages(run: RunFolder, damages: Sequence[Damage]) -> None:
         run.note(f"{len(damages)} damaged images were replaced by others; see damaged.csv")
 
 
-def provenance(objective: str, pretrained: str | None, run: RunFolder, *, steps: int) -> dict[str, object]:
+def provenance(
+    objective: str, pretrained: str | None, run: RunFolder, *, steps: int, num_labels: int = 0
+) -> dict[str, object]:
     """What a model card says about where the model comes from."""
     return {
         "objective": objective,
         "steps": steps,
+        **({"labels trained on": num_labels} if num_labels else {}),
         "data": [f"{d.role}: {d.num_images} images, SHA-256 {d.fingerprint}" for d in run.data],
         "started from": pretrained or "random weights",
         "parents": [parent.sha256 for parent in run.parents],

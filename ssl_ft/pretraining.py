@@ -1,4 +1,4 @@
-"""Pretraining on given objects: resume, step, watch, keep checkpoints. Built by `build/parts.py`, called by the stage.
+"""Pretraining on given objects: resume, step, watch, keep checkpoints. Built by `build/pretraining.py`.
 
 The loop is in `loop.py`; what is written at the end is the stage's business.
 """

@@ -9,12 +9,21 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Parent(_Record):
-    """A model this run started from."""
+class Ancestor(_Record):
+    """A model that a parent was made from."""
 
     path: str
     sha256: str
     kind: str
+
+
+class Parent(_Record):
+    """A model this run started from: encoder or classifier of ours, `timm` for hub weights, `weights` for a file."""
+
+    path: str
+    sha256: str
+    kind: str
+    ancestors: tuple[Ancestor, ...] = Field((), description="what it was made from, nearest first, as far as is known")
 
 
 class DataUsed(_Record):
@@ -28,12 +37,18 @@ class DataUsed(_Record):
 
 
 class LabelsUsed(_Record):
-    """How many labels each role took; val counts in the budget. `watch`: looked at for the curves of pretraining."""
+    """How many labels each role took; val counts in the budget.
+
+    `watch`: looked at for the curves of pretraining. Beside the budget: `also`, of further sources that were trained on
+    too, and `earlier`, that the models it started from were trained on.
+    """
 
     train: int = 0
     val: int = 0
     test: int = 0
     watch: int = 0
+    also: int = 0
+    earlier: int = 0
 
 
 class Metric(_Record):

@@ -68,7 +68,7 @@ class TestMistakes:
         for line in (
             "batch_size: must be 1 or more (got 0)",
             "contrast.temperature: must be more than 0 (got -1)",
-            "objective: must be 'simclr', 'dcl', 'masked' or 'joint' (got 'byol')",
+            "objective: must be 'simclr', 'dcl', 'masked', 'joint', 'rotation' or 'supervised' (got 'byol')",
             "duration: 'soon' is not a duration; write for example '20 epochs', '3000 steps' or '8 minutes'",
             "optim.rate: must be a number (got 'fast')",
             "channels_last: must be true or false (got 'maybe')",

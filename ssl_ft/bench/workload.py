@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_ft.artifact import InputContract
 from ssl_ft.bench.timing import Work, time_in_turns
+from ssl_ft.build.objectives import build_objective
 from ssl_ft.build.parts import (
-    build_objective,
     build_views,
     encoder_spec,
     new_encoder,

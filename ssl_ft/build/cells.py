@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ssl_ft.build.draft import Start
 from ssl_ft.build.grids import GRIDS, candidates, words
 from ssl_ft.build.labels import LabelledImages, LabelSplit
+from ssl_ft.build.origins import own_origin
 from ssl_ft.build.solved_head import pool_statistics
 from ssl_ft.build.transfer import Trained, load_start, train_classifier
 from ssl_ft.config import CompareSettings, FinetuneSettings
@@ -59,7 +60,7 @@ def build_bench(
     Raises:
         UserError: images that break the encoder's contract, or too many damaged ones.
     """
-    start, _ = load_start(folder)
+    start, _ = load_start(own_origin(folder))
     inputs = images.inputs(roles.test, start.contract)
     statistics = pool_statistics(start, images, device=device, seed=seed)
     return Bench(replace(start, statistics=statistics), images, roles, inputs.pixels, device), inputs.indices

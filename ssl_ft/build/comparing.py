@@ -19,6 +19,7 @@ from ssl_ft.build.draft import Draft, with_head
 from ssl_ft.build.grids import GRIDS
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import LabelledImages
+from ssl_ft.build.origins import own_origin
 from ssl_ft.build.strategies import STRATEGIES
 from ssl_ft.build.transfer import load_start
 from ssl_ft.config import CompareSettings, DataSettings
@@ -183,7 +184,7 @@ def _undefined(comparison: Comparison, folder: Path, strategies: Sequence[str]) 
         UserError: the encoder does not take these images at all.
     """
     settings, roles, source = comparison.settings, comparison.roles, comparison.source
-    start, _ = load_start(folder)
+    start, _ = load_start(own_origin(folder))
     images = comparison.images(folder)
     smallest = min(comparison.settings.labels, key=lambda budget: (isinstance(budget, str), budget))
     assert source.labels is not None, "roles need labels"

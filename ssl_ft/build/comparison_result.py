@@ -6,6 +6,7 @@ from ssl_ft import handover
 from ssl_ft.build.advising import shift_effect
 from ssl_ft.build.comparing import Comparison
 from ssl_ft.build.comparison_work import question_of, read_cells, readable_test
+from ssl_ft.build.origins import own_origin
 from ssl_ft.build.parts import choose_device
 from ssl_ft.evaluate.summary import Summary, summarise
 from ssl_ft.report.comparison_files import write_summary
@@ -33,7 +34,7 @@ def write_result(comparison: Comparison, run: RunFolder) -> None:
     handover.record_roles(run, source, train=roles.train, val=roles.val, test=test)
     for folder, digest in zip(comparison.folders.values(), comparison.digests, strict=True):
         run.parents.append(Parent(path=str(folder), sha256=digest, kind="encoder"))
-        handover.report_duplicates(run, folder.parent, source, test)
+        handover.report_duplicates(run, own_origin(folder).runs(), source, test)
     names = np.array(source.class_names, dtype=np.str_)
     np.savez_compressed(run.path / "truth.npz", labels=question.labels, class_names=names)
     write_summary(run.path, summary)

@@ -1,4 +1,4 @@
-"""From data settings to sources, roles, stores and input contracts. Models and objectives are in `build/parts.py`."""
+"""From data settings to sources, roles, stores and input contracts. Models are built in `build/parts.py`."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -74,6 +74,38 @@ def pool_of(source: Source, settings: DataSettings) -> tuple[Source, NDArray[np.
     return source.subset(limited(np.flatnonzero(is_pool), settings)), test
 
 
+def labelled_part(source: Source) -> Source:
+    """The images that have a label, to pretrain on labels; a test part that is drawn stays the same.
+
+    Raises:
+        UserError: no labels, or of one class alone.
+    """
+    known = np.empty(0, np.int64) if source.labels is None else np.flatnonzero(source.labels >= 0)
+    if not len(known) or len(source.class_names) < 2:
+        held = "labels of one class" if len(known) else "no labels"
+        raise UserError(
+            f"objective=supervised: {source.location} has {held}, and two classes or more are to be told apart; give "
+            "class folders or a manifest with a label column, or choose an objective that needs no labels"
+        )
+    return source.subset(known)
+
+
+def check_pool_classes(pool: Source) -> None:
+    """Refuse a labelled pool that lacks a class of its source.
+
+    Raises:
+        UserError: it does; the classes are named.
+    """
+    assert pool.labels is not None, "a pool to train on labels of has labels"
+    counts = np.bincount(pool.labels, minlength=len(pool.class_names))
+    absent = [name for name, count in zip(pool.class_names, counts.tolist(), strict=True) if not count]
+    if absent:
+        raise UserError(
+            f"objective=supervised: the pool of {pool.location} has no image of {', '.join(map(repr, absent[:10]))}; "
+            "raise data.limit where it is set, name another data.train_split, or take the class out of the source"
+        )
+
+
 def limited(indices: NDArray[np.int64], settings: DataSettings) -> NDArray[np.int64]:
     """A seeded random subset of `settings.limit` indices, in order; all of them where there is no limit."""
     if settings.limit is None or settings.limit >= len(indices):
@@ -144,7 +176,15 @@ def input_size(kind: ImageKind, size: int | None) -> int:
 
 
 def build_store(
-    pool: Source, settings: DataSettings, *, kind: ImageKind, channels: int, size: int, seed: int, run: Path
+    pool: Source,
+    settings: DataSettings,
+    *,
+    kind: ImageKind,
+    channels: int,
+    size: int,
+    seed: int,
+    run: Path,
+    is_class_kept: bool = False,
 ) -> ImageStore:
     """The pool as training reads it, decoded once where it is small."""
     # A crop of part of the image is drawn from more pixels than it has, up to a quarter more than the whole needs.
@@ -161,7 +201,9 @@ def build_store(
     size_mb = len(pool) * channels * options.side**2 / 2**20
     is_decoded = settings.cache != "none" and size_mb <= settings.cache_mb
     memory_map = run / "cache" / "pixels.npy" if settings.cache == "disk" else None
-    return ImageStore(pool, options, seed=seed, is_decoded=is_decoded, memory_map=memory_map)
+    return ImageStore(
+        pool, options, seed=seed, is_decoded=is_decoded, memory_map=memory_map, is_class_kept=is_class_kept
+    )
 
 
 def build_order(pool: Source, settings: DataSettings) -> Order:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_ft.artifact import InputContract, load_model
+from ssl_ft.artifact import InputContract
+from ssl_ft.build.origins import Origin, load_origin, record_start
 from ssl_ft.config import DataSettings
 from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles
@@ -15,7 +16,6 @@ from ssl_ft.errors import UserError
 from ssl_ft.evaluate.features import FeatureSet, Inputs, compute_outputs, pixel_features, read_inputs
 from ssl_ft.models.encoders import build_encoder
 from ssl_ft.progress import ProgressLine
-from ssl_ft.result import Parent
 from ssl_ft.runlog import RunFolder
 from ssl_ft.seeding import derive_seed
 
@@ -78,7 +78,7 @@ def read_test(
 
 
 def feature_sets(
-    model: Path,
+    origin: Origin,
     source: Source,
     roles: Roles,
     data: DataSettings,
@@ -90,8 +90,9 @@ def feature_sets(
     seed: int,
 ) -> list[FeatureSet]:
     """The encoder's features first, then the baselines'."""
-    encoder, card, digest = load_model(model)
-    run.parents.append(Parent(path=str(model), sha256=digest, kind=card.kind))
+    encoder, parent = load_origin(origin)
+    record_start(run, origin, parent)
+    card = origin.card
     inputs, labels, places = read_roles(source, roles, data, card.contract, run=run)
     encoders = {"encoder": encoder}
     if has_baselines:

@@ -112,6 +112,11 @@ def split_budget(settings: FinetuneSettings, source: Source, roles: Roles) -> La
     return LabelSplit(train, val, roles.test)
 
 
+def with_also(split: LabelSplit, also: Indices) -> LabelSplit:
+    """The split with images of further sources among what is trained on; neither val nor test has any of them."""
+    return LabelSplit(np.concatenate([split.train, also]), split.val, split.test)
+
+
 def without_damaged(
     split: LabelSplit, images: LabelledImages, contract: InputContract, *, run: RunFolder
 ) -> LabelSplit:

@@ -1,10 +1,8 @@
-"""From settings to encoders, views, objectives, optimizers and plans, with the tables of names in plain sight.
+"""From settings to encoders, views, optimizers and plans, with the table of view recipes in plain sight.
 
-Data are opened in `build/data.py`, which stages call first.
+Data are opened in `build/data.py`, which stages call first; objectives are built in `build/objectives.py`.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -20,17 +18,8 @@ from ssl_ft.data.permutation import steps_per_epoch
 from ssl_ft.data.views import ViewRecipe
 from ssl_ft.errors import UserError
 from ssl_ft.loop import LoopPlan
-from ssl_ft.models.batchnorm import has_batch_statistics, use_global_batch_norm
-from ssl_ft.models.blocks import recompute_blocks
-from ssl_ft.models.decoders import MapDecoder, TokenDecoder
-from ssl_ft.models.encoders import EncoderSpec, build_encoder, feature_map, is_vit, load_pretrained, num_features
+from ssl_ft.models.encoders import EncoderSpec, build_encoder, load_pretrained
 from ssl_ft.models.fit import check_input
-from ssl_ft.models.heads import Projector
-from ssl_ft.models.visible import check_visible
-from ssl_ft.objectives.joint import Joint, SharedJoint
-from ssl_ft.objectives.masked import Imputer, Masked
-from ssl_ft.objectives.nt_xent import dcl, nt_xent
-from ssl_ft.objectives.simclr import ContrastiveLoss, SimCLR
 from ssl_ft.optim import build_optimizer, parameter_groups
 from ssl_ft.schedules import epochs_to_steps, parse_duration, scaled_rate
 from ssl_ft.seeding import derive_seed
@@ -44,13 +33,6 @@ VIEW_RECIPES: dict[str, ViewRecipe] = {
         size=224, scale=(0.2, 1.0), vertical_flip=0.5, quarter_turn=0.5, saturation=0.2, hue=0.05, blur=0.5
     ),
     "gentle": ViewRecipe(size=224, scale=(0.5, 1.0), jitter=0.0, grey=0.0),
-}
-CONTRASTIVE_LOSSES: dict[str, ContrastiveLoss] = {"simclr": nt_xent, "dcl": dcl}
-OBJECTIVES: dict[str, Callable[[PretrainSettings, nn.Module, ViewMaker], nn.Module]] = {
-    "simclr": lambda settings, encoder, views: _simclr(settings, encoder, views, loss=nt_xent),
-    "dcl": lambda settings, encoder, views: _simclr(settings, encoder, views, loss=dcl),
-    "masked": lambda settings, encoder, views: _masked(settings, encoder, views),
-    "joint": lambda settings, encoder, views: _joint(settings, encoder, views),
 }
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
 
@@ -114,114 +96,6 @@ def build_views(settings: PretrainSettings, contract: InputContract) -> ViewMake
         settings.seed,
         DTYPES[settings.precision],
         settings.channels_last,
-    )
-
-
-def build_objective(
-    settings: PretrainSettings, encoder: nn.Module, views: ViewMaker, device: torch.device
-) -> nn.Module:
-    """The objective on its device, in its precision, with global batch norm where there are several ranks."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, "heads") >> 1)
-        objective = OBJECTIVES[settings.objective](settings, encoder, views)
-    objective = objective.to(device=device, dtype=DTYPES[settings.precision])
-    if settings.channels_last:
-        objective = objective.to(memory_format=torch.channels_last)
-    objective = use_global_batch_norm(objective) if dist.world_size() > 1 else objective
-    if settings.activation_checkpointing:
-        recompute_blocks(encoder)
-    return objective
-
-
-def _projector(settings: PretrainSettings, encoder: nn.Module) -> Projector:
-    width = num_features(encoder)
-    return Projector(
-        width, num_hidden=settings.contrast.projector_hidden or width, num_out=settings.contrast.projector_out
-    )
-
-
-def _simclr(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker, *, loss: ContrastiveLoss) -> SimCLR:
-    if settings.optim.accumulate > 1 and has_batch_statistics(encoder):
-        raise UserError(
-            f"optim.accumulate={settings.optim.accumulate} with encoder.name={settings.encoder.name!r}: its batch norm "
-            "would see one part at a time, which is another encoder than the full batch's; use an encoder with layer "
-            "norm (a ViT or ConvNeXt), more devices, or optim.accumulate=1"
-        )
-    projector = _projector(settings, encoder)
-    return SimCLR(encoder, projector, views=views, loss=loss, temperature=settings.contrast.temperature)
-
-
-def _masked(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) -> Masked:
-    masked, size = settings.masked, views.recipe.size
-    key = "size" if settings.views.size is None else "views.size"
-    decoder: TokenDecoder | MapDecoder
-    if is_vit(encoder):
-        check_visible(encoder)
-        own = int(encoder.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
-        patch = masked.patch or own
-        if patch != own:
-            raise UserError(f"masked.patch={patch} must be the ViT's own patch_size, {own}; leave it out")
-        if masked.decoder_width % 32:
-            raise UserError(f"masked.decoder_width={masked.decoder_width} must be a multiple of 32 for a ViT's decoder")
-        decoder = TokenDecoder(
-            num_features(encoder),
-            width=masked.decoder_width,
-            depth=masked.decoder_depth,
-            num_heads=max(1, masked.decoder_width // 32),
-            num_patches=(size // patch) ** 2,
-            num_out=patch * patch * len(views.mean),
-        )
-    else:
-        patch = masked.patch or _default_patch(size)
-        with torch.no_grad():
-            _, width, side, _ = feature_map(encoder.eval(), torch.zeros(1, len(views.mean), size, size)).shape
-        encoder.train()
-        if size % side:
-            raise UserError(
-                f"{key}={size} gives {encoder.__class__.__name__} a feature map of {side} x {side} cells, which does "
-                f"not divide the image evenly; use a size that is a multiple of {2 ** round(math.log2(size / side))}"
-            )
-        decoder = MapDecoder(width, width=masked.decoder_width, cell=size // side, channels=len(views.mean))
-    if size % patch:
-        raise UserError(f"{key}={size} must be a multiple of masked.patch={patch}")
-    if size == patch:
-        raise UserError(
-            f"{key}={size} is a single patch of masked.patch={patch}: choose smaller patches or larger images"
-        )
-    if patch * patch * len(views.mean) == 1 and masked.normalise_target:
-        raise UserError(
-            f"masked.patch={patch} of one channel is a single value, which normalising makes 0; choose a larger "
-            "masked.patch, or set masked.normalise_target=false"
-        )
-    # Colours of a hidden patch are to be read off the visible ones, so they must not change at random.
-    recipe = replace(views.recipe, jitter=0.0, grey=0.0, blur=0.0)
-    return Masked(
-        Imputer(encoder, decoder, patch=patch),
-        views=replace(views, recipe=recipe),
-        hidden_share=masked.hidden_share,
-        is_target_normalised=masked.normalise_target,
-    )
-
-
-def _default_patch(size: int) -> int:
-    """Of the sides that divide `size`, the one nearest an eighth of it; 2 or more, as one grey pixel is no target."""
-    divisors = (side for side in range(2, size // 2 + 1) if size % side == 0)
-    return min(divisors, key=lambda side: abs(side - size / 8), default=1)
-
-
-def _joint(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) -> Joint | SharedJoint:
-    loss, weight = CONTRASTIVE_LOSSES[settings.joint.loss], settings.joint.weight
-    masked = _masked(settings, encoder, views)
-    if settings.joint.form == "plain":
-        return Joint(_simclr(settings, encoder, views, loss=loss), masked, weight=weight)
-    # One pass serves both terms, so it needs the views of the contrast, colour changes included.
-    masked.views = views
-    return SharedJoint(
-        masked,
-        _projector(settings, encoder),
-        loss=loss,
-        temperature=settings.contrast.temperature,
-        weight=weight,
     )
 
 

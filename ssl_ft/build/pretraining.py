@@ -14,13 +14,15 @@ from ssl_ft.build.data import (
     build_contract,
     build_order,
     build_store,
+    check_pool_classes,
     input_size,
+    labelled_part,
     look_at,
     open_data,
     pool_of,
 )
+from ssl_ft.build.objectives import build_objective
 from ssl_ft.build.parts import (
-    build_objective,
     build_views,
     choose_device,
     duration_in_steps,
@@ -44,6 +46,9 @@ from ssl_ft.pretraining import Pretraining, steps_in
 from ssl_ft.runlog import RunFolder, write_text
 from ssl_ft.schedules import parse_duration
 from ssl_ft.sharded import shard
+
+# Views of each image that a step takes, where it takes more than one.
+_NUM_VIEWS = {"simclr": 2, "dcl": 2, "joint": 2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +78,14 @@ def open_pool(settings: PretrainSettings) -> Pool:
     """Open the data and look at a few images.
 
     Raises:
-        UserError: nothing readable there, or fewer images than one batch.
+        UserError: nothing readable there, fewer images than one batch, or no labels where they are to be trained on.
     """
     source = open_data(settings.data)
+    if settings.objective == "supervised":
+        source = labelled_part(source)
     pool, test = pool_of(source, settings.data)
+    if settings.objective == "supervised":
+        check_pool_classes(pool)
     if len(pool) < settings.batch_size:
         raise UserError(
             f"batch_size={settings.batch_size} is larger than the pool: {source.location} has {len(pool)} images to "
@@ -86,6 +95,11 @@ def open_pool(settings: PretrainSettings) -> Pool:
     channels = settings.data.channels or kind.channels
     order = build_order(pool, settings.data)
     return Pool(source, pool, test, kind, channels, input_size(kind, settings.size), order)
+
+
+def num_labels(settings: PretrainSettings, data: Pool) -> int:
+    """Labels that training looks at: those of the whole pool, or none."""
+    return len(data.pool) if settings.objective == "supervised" else 0
 
 
 def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pretraining, EncoderSpec, InputContract]:
@@ -104,6 +118,7 @@ def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pr
         size=max(data.size, settings.views.size or 0),
         seed=settings.seed,
         run=run.path if dist.world_size() == 1 else run.path / f"cache-{dist.rank()}",
+        is_class_kept=settings.objective == "supervised",
     )
     contract = build_contract(store, size=data.size, seed=settings.seed)
     spec = encoder_spec(settings.encoder, channels=data.channels, size=data.size)
@@ -114,7 +129,8 @@ def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pr
     if (warning := stride_note(encoder, spec)) is not None:
         run.note(warning)
     views = build_views(settings, contract)
-    objective = build_objective(settings, encoder, views, device)
+    labels = None if data.pool.labels is None else torch.from_numpy(data.pool.labels)
+    objective = build_objective(settings, encoder, views, device, labels=labels)
     hollow = shard(objective, encoder, device) if settings.sharding == "fsdp" else None
     if hollow is not None and settings.objective == "joint":
         run.note("sharding=fsdp: how far the gradients of the two terms agree is not measured")
@@ -133,7 +149,7 @@ def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pr
         is_masked_input=settings.objective == "masked"
         or (settings.objective == "joint" and settings.joint.form == "shared"),
         order=data.order,
-        cutting=None if store.is_decoded else Cutting(views.recipe, 1 if settings.objective == "masked" else 2),
+        cutting=None if store.is_decoded else Cutting(views.recipe, _NUM_VIEWS.get(settings.objective, 1)),
         hollow=hollow,
     )
     if settings.compile != "none":

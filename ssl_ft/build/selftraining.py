@@ -53,7 +53,9 @@ def open_unlabelled(
     Raises:
         UserError: nothing is left of it.
     """
-    data = settings.pool or parent_data(labelled.model)
+    data = settings.pool or parent_data(
+        labelled.origin.pretrained_folder(instead="name the unlabelled images with pool=")
+    )
     pool, _ = pool_of(open_data(data), data)
     with ProgressLine("looking for copies", total=len(pool)) as progress:
         keys = content_keys(

@@ -7,14 +7,13 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from ssl_ft.artifact import load_model
 from ssl_ft.build.draft import Draft, Start, with_head
 from ssl_ft.build.labels import LabelledImages, LabelSplit
+from ssl_ft.build.origins import Origin, load_origin
 from ssl_ft.build.parts import optimizer_for, view_recipe
 from ssl_ft.build.strategies import prepare
 from ssl_ft.config import FinetuneSettings
@@ -64,10 +63,10 @@ class Trained:
     damages: tuple[Damage, ...]
 
 
-def load_start(folder: Path) -> tuple[Start, Parent]:
-    """The encoder in a model folder, and what to record of it."""
-    encoder, card, digest = load_model(folder)
-    return Start(encoder, card.spec, card.contract), Parent(path=str(folder), sha256=digest, kind=card.kind)
+def load_start(origin: Origin) -> tuple[Start, Parent]:
+    """The encoder that was found, and what to record of it."""
+    encoder, parent = load_origin(origin)
+    return Start(encoder, origin.card.spec, origin.card.contract), parent
 
 
 def finetune_plan(settings: FinetuneSettings, *, num_train: int) -> LoopPlan:

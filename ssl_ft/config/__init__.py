@@ -7,7 +7,7 @@ Only `build/` and the stages see these classes; below, plain arguments. Each fie
 from ssl_ft.config.adapt import AdaptSettings
 from ssl_ft.config.compare import AdviseSettings, CompareSettings
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
-from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
+from ssl_ft.config.parts import AlsoSettings, DataSettings, EncoderSettings, OptimSettings, SourceSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
 from ssl_ft.config.selftrain import SelftrainSettings
 from ssl_ft.config.shift import ShiftSettings
@@ -27,6 +27,7 @@ __all__ = [
     "AdaptSettings",
     "AdapterSettings",
     "AdviseSettings",
+    "AlsoSettings",
     "BenchSettings",
     "Check",
     "CompareSettings",
@@ -53,5 +54,6 @@ __all__ = [
     "RunSettings",
     "SelftrainSettings",
     "ShiftSettings",
+    "SourceSettings",
     "ViewSettings",
 ]

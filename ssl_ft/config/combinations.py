@@ -26,7 +26,7 @@ def misfits(
             problems.append(
                 "sharding=fsdp with optim.ema: the running average is not shared out; leave one of them out"
             )
-        if num_parts > 1 and objective != "masked":
+        if num_parts > 1 and objective in ("simclr", "dcl", "joint"):
             problems.append(
                 f"sharding=fsdp with optim.accumulate={num_parts} and objective={objective}: the encoder's weights are "
                 "together during a whole step only, and features are cached in parts of one; use "

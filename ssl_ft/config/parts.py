@@ -1,10 +1,12 @@
 """Settings of the parts that several stages share: data, encoder, views, optimizer."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ssl_ft.config.base import Count, Decay, Positive, Probability, Settings, Share, Span
+
+DataKind = Literal["auto", "class_folders", "flat", "manifest", "parquet", "array", "shards", "torchvision", "digits"]
 
 
 class DataSettings(Settings):
@@ -13,9 +15,7 @@ class DataSettings(Settings):
         description="folder, CSV/Parquet manifest, Parquet images, shards or their URL, .npy/.npz, digits, "
         "torchvision:NAME",
     )
-    kind: Literal[
-        "auto", "class_folders", "flat", "manifest", "parquet", "array", "shards", "torchvision", "digits"
-    ] = Field("auto", description="what path is; auto looks at what is there")
+    kind: DataKind = Field("auto", description="what path is; auto looks at what is there")
     test_path: str | None = Field(None, description="a second source of the same kind whose images are the test split")
     train_split: str = Field("train", description="name of the split that is pretrained on and gives training labels")
     val_split: str | None = Field(
@@ -47,6 +47,14 @@ class DataSettings(Settings):
     )
 
 
+class AlsoSettings(Settings):
+    path: str = Field(description="as data.path")
+    kind: DataKind = Field("auto", description="as data.kind")
+    train_split: str = Field("train", description="as data.train_split")
+    test_split: str | None = Field("test", description="as data.test_split: its images stay out")
+    download: bool = Field(False, description="as data.download")
+
+
 class EncoderSettings(Settings):
     name: str = Field("resnet18", description="any timm architecture")
     stem_stride: Literal[1, 2, 4] | None = Field(
@@ -57,6 +65,31 @@ class EncoderSettings(Settings):
         None, description="'timm' for hub weights, or a .safetensors file; all tensors must fit"
     )
     args: dict[str, Any] = Field(default_factory=dict, description="further arguments of the timm constructor")
+
+
+class SourceSettings(Settings):
+    name: str | None = Field(None, description="architecture of a .safetensors file: any timm name")
+    size: Count | None = Field(None, description="side of the input in pixels; none: that of timm's weights")
+    channels: Count = Field(3, description="channels of the input, to which images are brought")
+    stem_stride: Literal[1, 2, 4] | None = Field(
+        None, description="stride before a ResNet's or ConvNeXt's first stage; 4 is timm's"
+    )
+    patch_size: Count | None = Field(None, description="side of a ViT's patches in pixels")
+    args: dict[str, Any] = Field(default_factory=dict, description="further arguments of the timm constructor")
+    mean: tuple[float, ...] | None = Field(
+        None, description="of each channel in [0, 1]; none: timm's for 3 channels, else measured on training images"
+    )
+    std: tuple[Positive, ...] | None = Field(None, description="of each channel; goes with mean")
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together; give both, or neither")
+        for name in ("mean", "std"):
+            scale = getattr(self, name)
+            if scale is not None and len(scale) != self.channels:
+                raise ValueError(f"{name} has {len(scale)} values for channels={self.channels}; give one a channel")
+        return self
 
 
 class ViewSettings(Settings):

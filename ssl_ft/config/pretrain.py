@@ -38,7 +38,9 @@ class JointSettings(Settings):
 class PretrainSettings(Stage):
     data: Annotated[DataSettings, short("path")] = Field(DataSettings(), description="the unlabelled pool")
     encoder: Annotated[EncoderSettings, short("name")] = Field(EncoderSettings(), description="what is trained")
-    objective: Literal["simclr", "dcl", "masked", "joint"] = Field("simclr", description="what it learns from")
+    objective: Literal["simclr", "dcl", "masked", "joint", "rotation", "supervised"] = Field(
+        "simclr", description="what it learns from; supervised: the labels of the training split"
+    )
     size: Count | None = Field(None, description="side of the input in pixels; none: that of the images, at most 224")
     views: Annotated[ViewSettings, short("recipe")] = Field(ViewSettings(), description="how views differ from images")
     contrast: ContrastSettings = Field(ContrastSettings(), description="of simclr, dcl and joint")
@@ -107,7 +109,7 @@ class PretrainSettings(Stage):
                 f"batch_size={self.batch_size} must be a multiple of {ranks} x accumulate = "
                 f"{self.num_ranks * self.optim.accumulate}"
             )
-        if self.objective != "masked" and self.batch_size < 2:
+        if self.objective in ("simclr", "dcl", "joint") and self.batch_size < 2:
             problems.append(
                 f"objective={self.objective} needs a batch_size of 2 or more: with 1 there are no negatives"
             )

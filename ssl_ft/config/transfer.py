@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ssl_ft.config.base import Budget, Count, Positive, Probability, Settings, Share, Stage, several, short
-from ssl_ft.config.parts import DataSettings, OptimSettings, ViewSettings
+from ssl_ft.config.parts import AlsoSettings, DataSettings, OptimSettings, SourceSettings, ViewSettings
 from ssl_ft.config.pretrain import PretrainSettings
 from ssl_ft.config.strategies import (
     READERS,
@@ -22,7 +22,10 @@ from ssl_ft.config.strategies import (
 
 
 class ProbeSettings(Stage):
-    encoder: str = Field("", description="a pretrain run folder, or the encoder folder in it")
+    encoder: str = Field(
+        "", description="a pretrain or finetune run or the model folder in it, timm:NAME, or a .safetensors file"
+    )
+    source: SourceSettings = Field(SourceSettings(), description="of encoder=timm:NAME and of a .safetensors file")
     data: Annotated[DataSettings, short("path")] | None = Field(
         None, description="the labelled set; none: the one pretrained on"
     )
@@ -36,9 +39,18 @@ class ProbeSettings(Stage):
 
 
 class FinetuneSettings(Stage):
-    encoder: str = Field("", description="a pretrain run folder, or the encoder folder in it")
+    encoder: str = Field(
+        "", description="a pretrain or finetune run or the model folder in it, timm:NAME, or a .safetensors file"
+    )
+    source: SourceSettings = Field(SourceSettings(), description="of encoder=timm:NAME and of a .safetensors file")
     data: Annotated[DataSettings, short("path")] | None = Field(
         None, description="the labelled set; none: the one pretrained on"
+    )
+    also: Annotated[tuple[Annotated[AlsoSettings, short("path")], ...], BeforeValidator(several)] = Field(
+        (), description="further labelled sources whose training images are trained on too, outside the budget"
+    )
+    also_classes: Literal["same", "union"] = Field(
+        "same", description="same: those of data alone; union: others are learnt beside, and dropped at the end"
     )
     strategy: Literal[
         "scratch",

@@ -66,6 +66,7 @@ class ImageStore:
         seed: decides which image replaces a damaged one.
         is_decoded: decode all of it now.
         memory_map: file that holds the decoded pixels; None keeps them in memory.
+        is_class_kept: replace damaged images by others of their class, where labels are trained on.
         on_progress: called with the number of images decoded so far.
 
     Raises:
@@ -80,9 +81,11 @@ class ImageStore:
         seed: int,
         is_decoded: bool,
         memory_map: Path | None = None,
+        is_class_kept: bool = False,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         self.source, self.options, self.seed = source, options, seed
+        self._classes = source.labels if is_class_kept else None
         self.is_decoded = False
         self._damaged: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -198,8 +201,10 @@ class ImageStore:
 
     def _stand_in(self, index: int) -> int:
         """The first readable image of a sequence that depends on the seed and the index alone."""
+        alike = None if self._classes is None else np.flatnonzero(self._classes == self._classes[index])
         for attempt in range(1000):
-            other = derive_seed(self.seed, "replacement", index, attempt) % len(self)
+            drawn = derive_seed(self.seed, "replacement", index, attempt)
+            other = drawn % len(self) if alike is None else int(alike[drawn % len(alike)])
             try:
                 if other != index and other not in self._damaged:
                     if not self.is_decoded:

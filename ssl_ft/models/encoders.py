@@ -60,8 +60,12 @@ class EncoderSpec:
         return asdict(self)
 
 
-def family(name: str) -> str:
+def family(name: str, *, setting: str = "encoder.name=") -> str:
     """'vit', 'resnet', 'convnext' or 'other', read from timm's own entry point, without building weights.
+
+    Args:
+        name: timm's, with or without the tag of its weights.
+        setting: how messages name the setting it comes from.
 
     Raises:
         UserError: timm does not know the name; close names are suggested.
@@ -71,7 +75,7 @@ def family(name: str) -> str:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; close names: {', '.join(near)}" if near else ""
-        raise UserError(f"encoder.name={name!r} is not an architecture of timm {timm.__version__}{hint}")
+        raise UserError(f"{setting}{name!r} is not an architecture of timm {timm.__version__}{hint}")
     module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
     return {"vision_transformer": "vit", "resnet": "resnet", "convnext": "convnext"}.get(module, "other")
 
@@ -208,13 +212,14 @@ def is_convnext(encoder: nn.Module) -> bool:
     return isinstance(encoder, ConvNeXt)
 
 
-def load_pretrained(encoder: nn.Module, spec: EncoderSpec, *, source: str) -> str:
+def load_pretrained(encoder: nn.Module, spec: EncoderSpec, *, source: str, setting: str | None = None) -> str:
     """Fill the encoder with given weights, all of them or none.
 
     Args:
         encoder: built from `spec`.
         spec: its description.
         source: "timm" for the hub weights of `spec.name`, or the path of a `.safetensors` file.
+        setting: how messages name the setting it comes from.
 
     Returns:
         A sentence for the log: n of n tensors loaded, and what was left over in the file.
@@ -222,17 +227,18 @@ def load_pretrained(encoder: nn.Module, spec: EncoderSpec, *, source: str) -> st
     Raises:
         UserError: no such file, not safetensors, or a tensor of the encoder is missing or of another shape.
     """
+    setting = setting or f"encoder.pretrained={source}"
     if source == "timm":
         try:
             args = {k: v for k, v in spec.timm_args().items() if k != "patch_size"}
             weights = timm.create_model(spec.name, pretrained=True, **args).state_dict()
         except Exception as error:
             raise UserError(
-                f"encoder.pretrained=timm: the hub weights of {spec.name!r} could not be fetched "
+                f"{setting}: the hub weights of {spec.name!r} could not be fetched "
                 f"({type(error).__name__}). Offline? Give a local .safetensors file instead"
             ) from error
     else:
-        weights = _read_weights(Path(source))
+        weights = _read_weights(Path(source), setting=setting)
     wanted = encoder.state_dict()
     missing = sorted(k for k in wanted if k not in weights and not k.endswith("num_batches_tracked"))
     misfits = sorted(k for k in wanted if k in weights and weights[k].shape != wanted[k].shape)
@@ -240,9 +246,9 @@ def load_pretrained(encoder: nn.Module, spec: EncoderSpec, *, source: str) -> st
         fits = len(wanted) - len(missing) - len(misfits)
         shapes = [f"{k}: file {tuple(weights[k].shape)}, encoder {tuple(wanted[k].shape)}" for k in misfits[:3]]
         raise UserError(
-            f"encoder.pretrained={source}: {fits} of {len(wanted)} tensors of {spec.name!r} fit, so none were loaded. "
-            f"Missing: {missing[:3] or 'none'}; other shape: {shapes or 'none'}. Check encoder.name, the number of "
-            f"channels, size and patch_size against the file"
+            f"{setting}: {fits} of {len(wanted)} tensors of {spec.name!r} fit, so none were loaded. "
+            f"Missing: {missing[:3] or 'none'}; other shape: {shapes or 'none'}. Check the architecture's name, the "
+            f"number of channels, size and patch_size against the file"
         )
     encoder.load_state_dict({k: weights.get(k, wanted[k]) for k in wanted})
     extra = sorted(k for k in weights if k not in wanted)
@@ -250,13 +256,13 @@ def load_pretrained(encoder: nn.Module, spec: EncoderSpec, *, source: str) -> st
     return f"loaded {len(wanted)} of {len(wanted)} tensors from {source}{left}"
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path, *, setting: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"encoder.pretrained={path}: no such file; give a .safetensors file, or 'timm' for hub weights")
+        raise UserError(f"{setting}: no such file; give a .safetensors file, or 'timm' for hub weights")
     try:
         return load_file(path)
     except Exception as error:
         raise UserError(
-            f"encoder.pretrained={path} is not a safetensors file ({error}). Other formats can run code when loaded; "
+            f"{setting} is not a safetensors file ({error}). Other formats can run code when loaded; "
             "convert it with safetensors.torch.save_file first"
         ) from error

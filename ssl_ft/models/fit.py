@@ -10,8 +10,16 @@ from ssl_ft.models.encoders import EncoderSpec, family, is_vit, stem_edits
 
 
 @torch.no_grad()
-def check_input(encoder: nn.Module, spec: EncoderSpec) -> None:
+def check_input(
+    encoder: nn.Module, spec: EncoderSpec, *, setting: str = "encoder.name", size_setting: str = "size"
+) -> None:
     """Try the encoder on one blank image: most architectures have a smallest size, some take one size alone.
+
+    Args:
+        encoder: built from `spec`.
+        spec: its description.
+        setting: how messages name the setting of the architecture.
+        size_setting: and that of the size.
 
     Raises:
         UserError: it does not take images of this size.
@@ -19,8 +27,8 @@ def check_input(encoder: nn.Module, spec: EncoderSpec) -> None:
     patch = int(encoder.patch_embed.patch_size[0]) if is_vit(encoder) else 1  # type: ignore[union-attr, index]
     if spec.size % patch:
         raise UserError(
-            f"size={spec.size} is not a multiple of the {patch} pixels that a patch of {spec.name!r} has; choose "
-            "another size=, or set encoder.patch_size"
+            f"{size_setting}={spec.size} is not a multiple of the {patch} pixels that a patch of {spec.name!r} has; "
+            f"choose another {size_setting}=, or set {setting.rpartition('.')[0]}.patch_size"
         )
     try:
         encoder.eval()(torch.zeros(1, spec.channels, spec.size, spec.size))
@@ -28,9 +36,9 @@ def check_input(encoder: nn.Module, spec: EncoderSpec) -> None:
         if system_sentence(error) is not None:
             raise
         raise UserError(
-            f"encoder.name={spec.name!r} does not take images of {spec.size} x {spec.size} pixels "
-            f"({str(error).splitlines()[0][:200]}); choose another size= or encoder, a smaller encoder.stem_stride, "
-            f"or encoder.args={{img_size: {spec.size}}} where it has that"
+            f"{setting}={spec.name!r} does not take images of {spec.size} x {spec.size} pixels "
+            f"({str(error).splitlines()[0][:200]}); choose another {size_setting}= or encoder, a smaller "
+            f"stem_stride, or {setting.rpartition('.')[0]}.args={{img_size: {spec.size}}} where it has that"
         ) from error
     finally:
         encoder.train()

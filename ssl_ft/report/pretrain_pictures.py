@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ssl_ft.data.batches import Batch
 from ssl_ft.data.masks import hide, patchify, unpatchify
+from ssl_ft.objectives.classified import Classified
 from ssl_ft.objectives.joint import Joint, SharedJoint
 from ssl_ft.objectives.masked import Masked
+from ssl_ft.objectives.rotation import NUM_TURNS, Rotation, turns
 from ssl_ft.objectives.simclr import SimCLR
 from ssl_ft.pretraining import Pretraining
 from ssl_ft.report.pictures import picture_grid
@@ -30,12 +32,18 @@ def write_pretrain_pictures(work: Pretraining, folder: Path) -> None:
         Masked: lambda o: o.views,
         Joint: lambda o: o.simclr.views,
         SharedJoint: lambda o: o.masked.views,
+        Rotation: lambda o: o.views,
+        Classified: lambda o: o.views,
     }
     views = makers[type(objective)](objective)
     shown = torch.nn.functional.interpolate(images.float(), size=views.recipe.size, mode="bilinear", antialias=True)
-    rows = [_bytes(shown / 255), *[_bytes(views.pixels(batch, view=view)) for view in (0, 1)]]
+    pixels, names = [views.pixels(batch, view=view) for view in (0, 1)], ["view 1", "view 2"]
     caption = "Images of the pool, squashed to squares, and two views of each as drawn in the first epoch."
-    picture_grid(rows, folder / "views.png", caption=caption, row_names=["image", "view 1", "view 2"])
+    if isinstance(objective, Rotation):
+        pixels, names = list(turns(pixels[0]).chunk(NUM_TURNS)), [f"{90 * turn} degrees" for turn in range(NUM_TURNS)]
+        caption = "Images of the pool, squashed to squares, and a view of each in the four turns to be told apart."
+    rows = [_bytes(each) for each in (shown / 255, *pixels)]
+    picture_grid(rows, folder / "views.png", caption=caption, row_names=["image", *names])
     if isinstance(objective, Masked):
         _write_reconstruction(objective, batch, folder)
     elif isinstance(objective, (Joint, SharedJoint)):

@@ -30,6 +30,7 @@ class Parent(_Record):
     path: str
     sha256: str | None = None
     kind: str | None = None
+    ancestors: tuple["Parent", ...] = ()
 
 
 class DataUse(_Record):
@@ -105,6 +106,11 @@ class Run:
     def data(self) -> tuple[DataUse, ...]:
         """Data uses: the manifest's rows where it has them (they carry the kind), else the result's."""
         return self.manifest.data or self.result.data
+
+    @property
+    def parents(self) -> tuple[Parent, ...]:
+        """What the run started from."""
+        return self.result.parents or self.manifest.parents
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -206,15 +212,19 @@ def _with_parents(runs: list[Run]) -> list[Run]:
 
 def _parent_names(run: Run, runs: list[Run]) -> tuple[str, ...]:
     names: dict[str, None] = {}
-    for parent in run.result.parents or run.manifest.parents:
-        path = Path(parent.path)
-        others = [other for other in runs if other is not run]
-        inside = [other for other in others if _is_inside(path, other)]
-        # Run folders get moved: then a folder's name in the recorded path still tells, if only one run bears it.
-        by_name = [other for other in others if other.folder.name in path.parts]
-        match = inside or (by_name if len(by_name) == 1 else [])
+    for parent in run.parents:
+        match = holders(parent, [other for other in runs if other is not run])
         names.update(dict.fromkeys(other.name for other in match))
     return tuple(names)
+
+
+def holders(model: Parent, runs: Sequence[Run]) -> list[Run]:
+    """The runs that a recorded model lies in: one, or none where its run is not among them."""
+    path = Path(model.path)
+    inside = [run for run in runs if _is_inside(path, run)]
+    # Run folders get moved: then a folder's name in the recorded path still tells, if only one run bears it.
+    by_name = [run for run in runs if run.folder.name in path.parts]
+    return inside or (by_name if len(by_name) == 1 else [])
 
 
 def _is_inside(path: Path, run: Run) -> bool:

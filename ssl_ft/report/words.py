@@ -168,7 +168,8 @@ def _pretraining(run: Run) -> list[str]:
     pool = [use for use in run.data if use.role not in ("train", "val", "test")] or list(run.data)
     sentence = f"An encoder{_model(run)} was pretrained"
     sentence += f" with the objective {objective}" if objective else ""
-    sentence += f" on {_images(pool[0], 'unlabelled ')}" if pool else ""
+    kind = "labelled " if run.result.labels_used.get("train") else "unlabelled "
+    sentence += f" on {_images(pool[0], kind)}" if pool else ""
     return [sentence + (f" for {formats.counted(steps, 'step')}" if steps else "") + "."]
 
 
@@ -238,8 +239,15 @@ def _images(use: DataUse, kind: str) -> str:
 
 
 def _labels(run: Run) -> list[str]:
-    used = {role: run.result.labels_used.get(role) for role in ("train", "val", "test", "watch")}
-    purposes = {"train": "training", "val": "choosing settings", "test": "scoring", "watch": "watching progress alone"}
+    purposes = {
+        "train": "training",
+        "val": "choosing settings",
+        "also": "training from further sources",
+        "earlier": "training the models it started from",
+        "test": "scoring",
+        "watch": "watching progress alone",
+    }
+    used = {role: run.result.labels_used.get(role) for role in purposes}
     parts = [f"{number:,} for {purposes[role]}" for role, number in used.items() if isinstance(number, int) and number]
     sentences = [f"Labels used: {', '.join(parts)}."] if parts else []
     if run.result.test_scored:

@@ -1,6 +1,7 @@
 """The pool: three ways to hold it give the same bits, damaged images are replaced repeatably, statistics are right."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,18 @@ def test_damaged_images_are_replaced_the_same_way_in_any_order() -> None:
         pair = [whole.source.names.index(name) for name in (damage.name, damage.replacement)]
         shown, stand_in = whole.fetch(torch.tensor(pair))[0]
         assert torch.equal(shown, stand_in)
+
+
+@pytest.mark.parametrize("is_decoded", [True, False])
+def test_where_labels_are_trained_on_a_stand_in_is_of_the_same_class(is_decoded: bool) -> None:
+    for seed in range(10):
+        source = replace(mixed_source(), labels=np.arange(COUNT) % 4, class_names=("a", "b", "c", "d"))
+        store = ImageStore(source, OPTIONS, seed=seed, is_decoded=is_decoded, is_class_kept=True)
+        store.fetch(torch.arange(COUNT))
+        assert len(store.damages) == len(BROKEN)
+        for damage in store.damages:
+            pair = [source.names.index(name) for name in (damage.name, damage.replacement)]
+            assert source.labels[pair[0]] == source.labels[pair[1]]
 
 
 @pytest.mark.parametrize("is_decoded", [True, False])

@@ -27,9 +27,12 @@ def assert_equal_on_ranks(
 @pytest.mark.dist
 def test_two_ranks_equal_one_in_float64(tmp_path):
     assert_equal_on_ranks(
-        tmp_path, ["simclr-convnet", "dcl-convnet", "joint-convnet", "shared-vit"], num_ranks=2, precision="float64",
+        tmp_path,
+        ["simclr-convnet", "dcl-convnet", "joint-convnet", "shared-vit", "rotation-convnet", "supervised-convnet"],
+        num_ranks=2,
+        precision="float64",
         tolerance=1e-9,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.dist

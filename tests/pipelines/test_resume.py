@@ -28,7 +28,7 @@ def losses(run: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
 
 
-@pytest.mark.parametrize("case", ["joint-convnet", "shared-vit"])
+@pytest.mark.parametrize("case", ["joint-convnet", "shared-vit", "rotation-convnet", "supervised-vit"])
 def test_five_and_five_steps_equal_ten(tmp_path, case, monkeypatch):
     images = write_images(tmp_path)
     whole, parts = (

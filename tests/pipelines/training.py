@@ -32,25 +32,33 @@ CASES: dict[str, dict[str, Any]] = {
     "joint-convnet": {**CONVNET, "objective": "joint"},
     # Larger and less hidden, for its encoder sees no whole image: batch norm would divide by next to nothing.
     "shared-convnet": {**CONVNET, "size": 64, "objective": "joint", "joint": {"form": "shared"}, "masked": HALF},
+    "rotation-convnet": {**CONVNET, "objective": "rotation"},
+    "supervised-convnet": {**CONVNET, "objective": "supervised"},
     "simclr-vit": {**VIT, "objective": "simclr"},
     "masked-vit": {**VIT, "objective": "masked"},
     "joint-vit": {**VIT, "objective": "joint"},
     "shared-vit": {**VIT, "objective": "joint", "joint": {"form": "shared"}},
+    "rotation-vit": {**VIT, "objective": "rotation"},
+    "supervised-vit": {**VIT, "objective": "supervised"},
 }
 
 
 def write_images(folder: Path, *, count: int = 48) -> Path:
-    """An array of coloured noise with structure, 20 x 20 RGB."""
+    """An array of coloured noise with structure, 20 x 20 RGB; and beside it `labelled.npz`, the same with labels."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (count, 5, 5, 3))
     images = coarse.repeat(4, axis=1).repeat(4, axis=2) + generator.integers(-20, 20, (count, 20, 20, 3))
-    path = folder / "images.npy"
-    np.save(path, images.clip(0, 255).astype(np.uint8))
+    path, pixels = folder / "images.npy", images.clip(0, 255).astype(np.uint8)
+    np.save(path, pixels)
+    labels = generator.integers(0, 3, count)
+    np.savez(folder / "labelled.npz", images=pixels, labels=labels, split=np.full(count, "train"))
     return path
 
 
 def settings_of(case: str, images: Path, **more: Any) -> PretrainSettings:
-    """Settings of a case: 10 logged steps of 16 images."""
+    """Settings of a case: 10 logged steps of 16 images, of the labelled ones where labels are learnt from."""
+    if CASES[case]["objective"] == "supervised":
+        images = images.with_name("labelled.npz")
     tree: dict[str, Any] = {
         "data": {"path": str(images), "workers": 1},
         "duration": "10 steps",

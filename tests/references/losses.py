@@ -50,6 +50,33 @@ def masked_error_by_loops(prediction: Tensor, patches: Tensor, mask: Tensor) -> 
     return total / count
 
 
+def rotation_by_loops(views: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Gidaris et al., eq. 1 and 2: mean over images and over four turns of −log of the turn's share, for a classifier
+
+    that is linear in the pixels. Turning by a quarter against the clock brings pixel (row, column) of the result from
+    (column, V − 1 − row) of the image.
+    """
+    count, channels, side, _ = views.shape
+    total = torch.zeros((), dtype=torch.float64)
+    for image in range(count):
+        turned = views[image]
+        for turn in range(4):
+            logits = [turned.flatten() @ weight[k] + bias[k] for k in range(4)]
+            total = total - (logits[turn] - torch.log(sum(torch.exp(x) for x in logits)))
+            turned = torch.stack(
+                [turned[c, j, side - 1 - i] for c in range(channels) for i in range(side) for j in range(side)]
+            ).view(channels, side, side)
+    return total / (4 * count)
+
+
+def cross_entropy_by_loops(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over rows of −log of the target's share."""
+    total = torch.zeros((), dtype=torch.float64)
+    for row, target in zip(logits, targets.tolist(), strict=True):
+        total = total - torch.log(torch.exp(row[target]) / sum(torch.exp(x) for x in row))
+    return total / len(logits)
+
+
 def l2sp_by_loops(weights: list[Tensor], source: list[Tensor], strength: float) -> Tensor:
     """α/2 ‖w − w⁰‖², weight by weight."""
     total = torch.zeros((), dtype=torch.float64)

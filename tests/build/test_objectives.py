@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssl_ft.build.parts import _default_patch
+from ssl_ft.build.objectives import _default_patch
 
 
 @pytest.mark.parametrize(("size", "patch"), [(8, 2), (16, 2), (28, 4), (30, 3), (32, 4), (48, 6), (96, 12), (224, 28)])
