@@ -53,7 +53,7 @@ def test_it_leaves_cells_tables_and_a_result(compared):
     assert list((compared / "claims").iterdir()) == []
     result = json.loads((compared / "result.json").read_text())
     assert (result["stage"], result["test_scored"]) == ("compare", 8)
-    assert result["labels_used"] == {"train": 6, "val": 0, "test": 4, "watch": 0}
+    assert result["labels_used"] == {"train": 6, "val": 0, "test": 4, "watch": 0, "also": 0, "earlier": 0}
     rows = {(m["name"], m["model"], m["labels_per_class"]) for m in result["metrics"]}
     assert {("accuracy", "probe", 3), ("macro_f1", "scratch", 1), ("accuracy_difference", "probe - scratch", 3)} <= rows
     assert all(name in {p.name for p in compared.iterdir()} for name in (*TABLES, "costs.csv", "truth.npz"))
