@@ -182,7 +182,8 @@ def _covering_first(positives: NDArray[np.bool_], order: Indices) -> Indices:
             front.append(first)
             is_covered |= positives[first]
     rest = np.setdiff1d(np.arange(len(order)), front)
-    return order[np.concatenate([np.array(front, np.int64), rest])]
+    ordered: Indices = order[np.concatenate([np.array(front, np.int64), rest])]
+    return ordered
 
 
 def _iteratively_stratified(positives: NDArray[np.bool_], *, share: float) -> Indices:

@@ -1,5 +1,7 @@
 """Roles and budgets of targets: nested, keyed, stratified, every label with a positive where there is one."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -41,7 +43,7 @@ def test_budgets_are_nested_distinct_and_reproducible(task: str, seed: int) -> N
     targets = labels_of() if task == "multi_label" else numbers_of()
     candidates = np.flatnonzero(~np.isnan(targets).all(axis=1))
     taken = [target_budget(targets, candidates, task=task, size=n, draw=1, seed=seed) for n in (1, 2, 5, 10, 50, 150)]
-    for small, large in zip(taken, taken[1:], strict=False):
+    for small, large in itertools.pairwise(taken):
         assert set(small) < set(large)
     assert [len(each) for each in taken] == [1, 2, 5, 10, 50, 150]
     assert set(taken[-1]) <= set(candidates)
@@ -132,8 +134,8 @@ def test_parts_that_teach_or_tell_nothing_are_refused() -> None:
         UserError, match=r"The target 'a' has one value only, 1, among the 2 training images, .* learnt"
     ):
         roles(numbers, "regression", splits=splits)
+    two = np.array([[1, 1], [2, 2], [np.nan, 3], [np.nan, 4]], np.float32)
     with pytest.raises(UserError, match=r"'a' has no value among the 2 test images, so it cannot be scored"):
-        two = np.array([[1, 1], [2, 2], [np.nan, 3], [np.nan, 4]], np.float32)
         roles(two, "regression", splits=splits)
     with pytest.raises(UserError, match="None of the test images has a target"):
         roles(np.array([[1], [2], [np.nan], [np.nan]], np.float32), "regression", splits=splits)
