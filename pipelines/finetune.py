@@ -5,25 +5,17 @@ import torch
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
 from ssl_ft.build.judging import read_test
+from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
 from ssl_ft.build.parts import choose_device
-from ssl_ft.build.transfer import (
-    LabelSplit,
-    finetune_optimizer,
-    finetune_plan,
-    labelled_objective,
-    split_budget,
-    start_model,
-    without_damaged,
-)
+from ssl_ft.build.transfer import finetune_plan, load_start, train_classifier
 from ssl_ft.config import FinetuneSettings
 from ssl_ft.evaluate.features import compute_outputs
 from ssl_ft.evaluate.metrics import estimate
 from ssl_ft.interrupt import StopWish
 from ssl_ft.progress import ProgressLine
 from ssl_ft.report.tables import write_confusion
-from ssl_ft.result import LabelsUsed, Metric
+from ssl_ft.result import LabelsUsed
 from ssl_ft.runlog import RunFolder
-from ssl_ft.transfer.finetune import finetune
 
 
 def main(settings: FinetuneSettings) -> int:
@@ -44,25 +36,27 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     handover.record_roles(run, source, train=split.train, val=split.val, test=split.test)
     handover.report_duplicates(run, labelled.model.parent, source, labelled.roles.test)
     device = choose_device(settings.device)
-    model, spec, contract = start_model(settings, labelled.model, num_classes=len(names), run=run)
-    split = without_damaged(split, source, data, contract, run=run)
-    objective, store, val = labelled_objective(settings, model, source, split, data, contract, run=run.path)
-    batch_size = min(settings.batch_size, len(split.train))
-    plan = finetune_plan(settings, num_train=len(split.train), batch_size=batch_size)
+    start, parent = load_start(labelled.model)
+    run.parents.append(parent)
+    if settings.strategy == "scratch":
+        run.note("scratch: the encoder's weights are fresh; only its architecture and input contract are used")
+    contract = start.contract
+    images = LabelledImages(source, data, labelled.roles.train, run.path)
+    split = without_damaged(split, images, contract, run=run)
+    plan = finetune_plan(settings, num_train=len(split.train))
     with ProgressLine(f"finetune {settings.strategy}", total=plan.num_steps) as progress, StopWish() as wish:
 
         def on_row(step: int, row: dict[str, float]) -> None:
             run.log({"step": step, "kind": "eval" if "val_loss" in row else "train", **row})
             progress.update(step, " ".join(f"{k} {v:.3f}" for k, v in row.items() if k in ("loss", "val_accuracy")))
 
-        optimizer = finetune_optimizer(settings, model, batch_size=batch_size)
-        fitted = finetune(
-            objective.to(device), optimizer, store, val, contract=contract, plan=plan, batch_size=batch_size,
-            patience=settings.patience, device=device, seed=settings.seed, should_stop=wish.__bool__, on_row=on_row,
-        )  # fmt: skip
+        trained = train_classifier(
+            settings, start, images, split, device=device, should_stop=wish.__bool__, on_row=on_row
+        )
         if wish:
             run.note("stopped before the end: nothing was scored; the same command starts this stage again")
             return wish.exit_code
+    model = trained.model
     pixels, truth = read_test(source, split.test, data, contract, run=run)
     shares = torch.from_numpy(compute_outputs(model, pixels, contract, device=device, batch_size=256)).softmax(1)
     predicted = shares.argmax(1).numpy()
@@ -72,17 +66,13 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     )
     metrics = handover.as_metrics(estimates, budget=settings.labels, model=settings.strategy)
     budget = None if isinstance(settings.labels, str) else settings.labels
-    if fitted.val_accuracy is not None:
-        n, value, model_name = len(val.labels), fitted.val_accuracy, settings.strategy
-        metrics.append(
-            Metric(name="val_accuracy", value=value, n=n, split="val", labels_per_class=budget, model=model_name)
-        )
-    about = handover.provenance(f"fine-tuned ({settings.strategy})", settings.encoder, run, steps=fitted.step)
-    save_model(run.path / "classifier", model.to("cpu"), ModelCard("classifier", spec, contract, names, about))
+    metrics += handover.training_metrics(trained, budget=settings.labels, model=settings.strategy)
+    about = handover.provenance(f"fine-tuned ({settings.strategy})", settings.encoder, run, steps=trained.step)
+    save_model(run.path / "classifier", model.to("cpu"), ModelCard("classifier", start.spec, contract, names, about))
     write_confusion(run.path, truth, predicted, names, model=settings.strategy, labels_per_class=budget)
-    handover.write_damages(run, store)
+    handover.write_damages(run, trained.damages)
     run.write_manifest(device=str(device))
-    used = LabelsUsed(train=len(split.train), val=len(split.val), test=len(truth))
+    used = LabelsUsed(train=len(split.train), val=trained.num_val, test=len(truth))
     run.finish(metrics=metrics, labels_used=used, test_scored=1)
     print(run.path)
     return 0

@@ -59,7 +59,7 @@ def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
         about = handover.provenance(settings.objective, settings.encoder.pretrained, folder, steps=done)
         save_model(folder.path / "encoder", encoder, ModelCard("encoder", spec, contract, about=about))
         write_pretrain_pictures(work, folder.path / "pictures")
-        handover.write_damages(folder, work.store)
+        handover.write_damages(folder, work.store.damages)
     rows = folder.read_rows()
     metrics = [
         Metric(name=key, value=value, n=len(work.watcher.images), split="train", model="encoder")

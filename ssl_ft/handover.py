@@ -11,12 +11,13 @@ from ssl_ft import __version__, dist
 from ssl_ft.artifact import find_model
 from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.judging import parent_data
+from ssl_ft.build.transfer import Trained
 from ssl_ft.checkpoint import write_atomically
 from ssl_ft.config import DataSettings, FinetuneSettings, PretrainSettings, ProbeSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates
 from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles
-from ssl_ft.data.store import ImageStore
+from ssl_ft.data.store import Damage
 from ssl_ft.evaluate.metrics import Estimate
 from ssl_ft.result import DataUsed, Metric
 from ssl_ft.runlog import RunFolder, default_folder
@@ -74,6 +75,25 @@ def as_metrics(estimates: Sequence[Estimate], *, budget: int | float | str, mode
             model=model,
         )
         for e in estimates
+    ]
+
+
+def training_metrics(trained: Trained, *, budget: int | float | str, model: str) -> list[Metric]:
+    """What a training says of itself as rows of `result.json`: its score on val, and what it took."""
+    per_class = None if isinstance(budget, str) else budget
+
+    def metric(name: str, value: float, *, n: int, split: str) -> Metric:
+        return Metric(name=name, value=value, n=n, split=split, labels_per_class=per_class, model=model)
+
+    rows = [] if trained.val_accuracy is None else [("val_accuracy", trained.val_accuracy)]
+    costs = [
+        ("trained_parameters", trained.num_trained),
+        ("training_seconds", trained.seconds),
+        ("training_memory_mb", trained.peak_memory_mb),
+    ]
+    return [
+        *(metric(name, value, n=trained.num_val, split="val") for name, value in rows),
+        *(metric(name, value, n=trained.num_train, split="train") for name, value in costs),
     ]
 
 
@@ -150,9 +170,8 @@ def _save_keys(partial: Path, pixels: NDArray[np.uint64], pool: Source) -> None:
         np.savez_compressed(file, pixels=pixels, names=np.array(list(pool.names), dtype=np.str_))
 
 
-def write_damages(run: RunFolder, store: ImageStore) -> None:
+def write_damages(run: RunFolder, damages: Sequence[Damage]) -> None:
     """List the damaged images met, with what stood in for each."""
-    damages = store.damages
     if damages:
         run.list_damaged([(damage.name, damage.reason, damage.replacement) for damage in damages])
         run.note(f"{len(damages)} damaged images were replaced by others; see damaged.csv")

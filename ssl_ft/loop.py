@@ -66,12 +66,13 @@ class LoopPlan:
 
 @dataclass(frozen=True)
 class LoopCalls:
-    """What the loop calls: each gets the number of steps done."""
+    """What the loop calls: each gets the number of steps done; `begin` before a step, the others after it."""
 
     log: Callable[[int, dict[str, float]], None]
     evaluate: Callable[[int], bool]  # True asks to stop early
     save: Callable[[int], None]
     should_stop: Callable[[], bool]
+    begin: Callable[[int], None] = lambda step: None
 
 
 def run_steps(
@@ -93,7 +94,7 @@ def run_steps(
         optimizer: over its parameters, groups with a `scale`.
         batches: those of steps `start_step`, `start_step` + 1, …
         plan: how to step.
-        calls: log, evaluate, save, should_stop.
+        calls: log, evaluate, save, should_stop, begin.
         device: where to compute.
         start_step: steps done before.
         seed: dropout's draws depend on it, the step and the rank alone.
@@ -110,6 +111,7 @@ def run_steps(
     finite = torch.ones((), dtype=torch.bool, device=device)
     step = start_step
     for batch in _timed(batches, waits):
+        calls.begin(step)
         set_rate(optimizer, rate_at(step, plan))
         reseed = partial(_seed_dropout, seed, step, device)
         reseed(0)

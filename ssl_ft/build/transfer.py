@@ -1,147 +1,82 @@
-"""Assembles a fine-tuning from settings: which weights start how, which labels go where."""
+"""A fine-tuning from settings: the weights it starts from, its plan, and the training as a function of its arguments.
 
-from dataclasses import dataclass
+Strategies are in `build/strategies.py`, budgets and reading images in `build/labels.py`.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
-from torch.optim import Optimizer
 
-from ssl_ft.artifact import InputContract, load_model
-from ssl_ft.build.data import ImageKind, build_store
+from ssl_ft.artifact import load_model
+from ssl_ft.build.labels import LabelledImages, LabelSplit
 from ssl_ft.build.parts import optimizer_for, view_recipe
-from ssl_ft.config import DataSettings, FinetuneSettings
+from ssl_ft.build.strategies import STRATEGIES, Draft, Start, with_head
+from ssl_ft.config import FinetuneSettings
 from ssl_ft.data.batches import ViewMaker
-from ssl_ft.data.source import Source
-from ssl_ft.data.splits import Roles, carve_val, label_budget
-from ssl_ft.data.store import ImageStore
+from ssl_ft.data.store import Damage
 from ssl_ft.errors import UserError
-from ssl_ft.evaluate.features import read_inputs
 from ssl_ft.loop import LoopPlan
-from ssl_ft.models.encoders import EncoderSpec, build_encoder
 from ssl_ft.objectives.supervised import Supervised
-from ssl_ft.optim import parameter_groups
+from ssl_ft.peak import PeakMemory
 from ssl_ft.result import Parent
-from ssl_ft.runlog import RunFolder
 from ssl_ft.schedules import scaled_rate
-from ssl_ft.seeding import derive_seed
-from ssl_ft.transfer.finetune import ValSet
+from ssl_ft.transfer.finetune import Fitted, ValSet, finetune, score
+from ssl_ft.transfer.strategy import Prepared
 
 # Evaluations on val over a whole training, whatever its length in epochs.
 _MOST_EVALUATIONS = 60
-# Images decoded at a time where only damage is looked for.
-_BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class LabelSplit:
-    """Where the labels of a budget go: indices into the source.
+class Trained:
+    """A classifier that was trained, and what that took.
 
     Attributes:
-        train: trained on.
-        val: chosen on; part of the budget.
-        test: scored once.
+        model: the plain timm module, merged, in evaluation mode, on the CPU.
+        step: steps of the weights kept.
+        num_steps: steps of the whole schedule, whether or not all were done.
+        val_accuracy: of the weights kept; None without val labels, or where they were fitted on.
+        val_loss: mean cross-entropy of the same.
+        num_train: images trained on.
+        num_val: images of val that could be read.
+        num_trained: parameters that were fitted or could move.
+        seconds: of preparing and training, without reading val.
+        peak_memory_mb: the most this process held meanwhile, in MiB; of the GPU's memory where one computed.
+        damages: training images that could not be read, each replaced by another.
     """
 
-    train: NDArray[np.int64]
-    val: NDArray[np.int64]
-    test: NDArray[np.int64]
+    model: nn.Module
+    step: int
+    num_steps: int
+    val_accuracy: float | None
+    val_loss: float | None
+    num_train: int
+    num_val: int
+    num_trained: int
+    seconds: float
+    peak_memory_mb: float
+    damages: tuple[Damage, ...]
 
 
-def split_budget(settings: FinetuneSettings, source: Source, roles: Roles) -> LabelSplit:
-    """Draw the budget and take val from it; a val split of the data serves instead where all labels are bought.
-
-    Raises:
-        UserError: a class has too few labels, or the source has a class the training labels lack.
-    """
-    assert source.labels is not None, "roles need labels"
-    if settings.labels == "all" and len(roles.val):
-        return LabelSplit(roles.train, roles.val, roles.test)
-    chosen = roles.train
-    if settings.labels != "all":
-        chosen = label_budget(
-            source.labels,
-            roles.train,
-            per_class=settings.labels,
-            draw=settings.draw,
-            seed=settings.seed,
-            class_names=source.class_names,
-        )
-    train, val = carve_val(source.labels, chosen, share=settings.val_share, seed=settings.seed, draw=settings.draw)
-    return LabelSplit(train, val, roles.test)
-
-
-def without_damaged(
-    split: LabelSplit, source: Source, data: DataSettings, contract: InputContract, *, run: RunFolder
-) -> LabelSplit:
-    """The split without training images that cannot be read: another image in their place would carry a wrong label.
-
-    Raises:
-        UserError: too many of them, or all of a class.
-    """
-    assert source.labels is not None, "roles need labels"
-    kept, damaged = [], list[tuple[str, str]]()
-    for start in range(0, len(split.train), _BLOCK):
-        block = split.train[start : start + _BLOCK]
-        inputs = read_inputs(
-            source, block, contract, max_damaged_share=1.0, max_pixels=data.max_pixels, workers=data.workers
-        )
-        kept.append(inputs.indices)
-        damaged += inputs.damaged
-    if not damaged:
-        return split
-    train = np.concatenate(kept)
-    lost = sorted(set(source.labels[split.train].tolist()) - set(source.labels[train].tolist()))
-    if lost or len(damaged) > data.max_damaged_share * len(split.train):
-        first = "; ".join(f"{name} ({reason})" for name, reason in damaged[:5])
-        whole = f", all of class {source.class_names[lost[0]]!r} among them" if lost else ""
-        raise UserError(
-            f"{source.location}: {len(damaged)} of {len(split.train)} labelled training images cannot be read{whole}: "
-            f"{first}. Mend or remove them, or raise data.max_damaged_share={data.max_damaged_share}"
-        )
-    run.list_damaged([(name, reason, "") for name, reason in damaged])
-    run.note(f"{len(damaged)} damaged training images were left out, labels and all; see damaged.csv")
-    return LabelSplit(train, split.val, split.test)
-
-
-def start_model(
-    settings: FinetuneSettings, folder: Path, *, num_classes: int, run: RunFolder
-) -> tuple[nn.Module, EncoderSpec, InputContract]:
-    """The classifier with a fresh head: on the pretrained encoder, or for `scratch` on a fresh one of its shape."""
+def load_start(folder: Path) -> tuple[Start, Parent]:
+    """The encoder in a model folder, and what to record of it."""
     encoder, card, digest = load_model(folder)
-    run.parents.append(Parent(path=str(folder), sha256=digest, kind=card.kind))
-    if settings.strategy == "scratch":
-        encoder = build_encoder(card.spec, seed=derive_seed(settings.seed, "scratch") >> 1)
-        run.note("scratch: the encoder's weights are fresh; only its architecture and input contract are used")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, "classifier head") >> 1)
-        encoder.reset_classifier(num_classes)  # type: ignore[operator]
-    return encoder, card.spec, card.contract
+    return Start(encoder, card.spec, card.contract), Parent(path=str(folder), sha256=digest, kind=card.kind)
 
 
-def finetune_optimizer(settings: FinetuneSettings, model: nn.Module, *, batch_size: int) -> Optimizer:
-    """An optimizer with the head at the peak rate and the encoder at its share of it."""
-    head: nn.Module = model.get_classifier()  # type: ignore[operator]
-    in_head = {id(p) for p in head.parameters()}
-    share = 1.0 if settings.strategy == "scratch" else settings.encoder_rate_share
-    groups = parameter_groups([(model, share)], weight_decay=settings.optim.weight_decay)
-    split: list[dict[str, object]] = []
-    for group in groups:
-        parameters: list[nn.Parameter] = group["params"]  # type: ignore[assignment]
-        for scale, members in (
-            (share, [p for p in parameters if id(p) not in in_head]),
-            (1.0, [p for p in parameters if id(p) in in_head]),
-        ):
-            split += [{**group, "params": members, "scale": scale}] if members else []
-    return optimizer_for(settings.optim, split, batch_size=batch_size)
-
-
-def finetune_plan(settings: FinetuneSettings, *, num_train: int, batch_size: int) -> LoopPlan:
+def finetune_plan(settings: FinetuneSettings, *, num_train: int) -> LoopPlan:
     """How the loop steps: the epochs asked for, or longer where the labels are few."""
+    batch_size = min(settings.batch_size, num_train)
     per_epoch = max(1, num_train // batch_size)
-    num_steps = max(settings.epochs * per_epoch, settings.min_steps)
+    return _plan(settings, batch_size, max(settings.epochs * per_epoch, settings.min_steps), per_epoch=per_epoch)
+
+
+def _plan(settings: FinetuneSettings, batch_size: int, num_steps: int, *, per_epoch: int) -> LoopPlan:
     optim = settings.optim
     return LoopPlan(
         num_steps=num_steps,
@@ -156,44 +91,94 @@ def finetune_plan(settings: FinetuneSettings, *, num_train: int, batch_size: int
     )
 
 
-def labelled_objective(
+def train_classifier(
     settings: FinetuneSettings,
-    model: nn.Module,
-    source: Source,
+    start: Start,
+    images: LabelledImages,
     split: LabelSplit,
-    data: DataSettings,
-    contract: InputContract,
     *,
-    run: Path,
-) -> tuple[Supervised, ImageStore, ValSet]:
-    """The training objective, the store of its images, and the val set.
+    device: torch.device,
+    stop_at: int | None = None,
+    num_steps: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_row: Callable[[int, dict[str, float]], None] = lambda step, row: None,
+) -> Trained:
+    """Train a classifier by the strategy of the settings; the same arguments give the same weights.
+
+    No run folder is touched, and no label outside `split.train` and `split.val` is looked at.
+
+    Args:
+        settings: strategy, steps, rates, views; its budget and its encoder are not read here.
+        start: where the encoder's weights come from.
+        images: the labelled images.
+        split: trained on train, stopped and chosen on val. With an empty val the last weights are kept.
+        device: where to compute.
+        stop_at: steps to do of the schedule; None does all. With an empty val this repeats a choice on more labels.
+        num_steps: length of the schedule; None takes that of the settings for this many labels. For a refit, that of
+            the training it repeats.
+        should_stop: whether the person wants to stop.
+        on_row: called with the steps done and rows for the log.
 
     Raises:
-        UserError: images that break the contract, or too many damaged ones.
+        UserError: nothing to train on, or a strategy this encoder does not have.
     """
-    assert source.labels is not None, "roles need labels"
-    pool = source.subset(split.train)
-    side = max(contract.size, round(1.15 * contract.size))
-    kind = ImageKind(contract.channels, side, False)
-    store = build_store(
-        pool, data, kind=kind, channels=contract.channels, size=contract.size, seed=settings.seed, run=run
-    )
-    inputs = read_inputs(
-        source,
-        split.val,
-        contract,
-        max_damaged_share=data.max_damaged_share,
-        max_pixels=data.max_pixels,
-        workers=data.workers,
-    )
-    recipe = view_recipe(settings.views, size=contract.size, channels=contract.channels)
-    views = ViewMaker(recipe, contract.mean, contract.std, settings.seed)
-    if len(pool) < 1:
+    if not len(split.train):
         raise UserError("the label budget leaves nothing to train on")
-    objective = Supervised(
-        model,
-        torch.from_numpy(source.labels[split.train]),
-        views=views,
-        label_smoothing=settings.label_smoothing,
+    contract = start.contract
+    inputs = images.inputs(split.val, contract)
+    val = ValSet(inputs.pixels, images.labels[inputs.indices])
+    batch_size = min(settings.batch_size, len(split.train))
+    plan = finetune_plan(settings, num_train=len(split.train))
+    if num_steps is not None:
+        plan = _plan(settings, batch_size, num_steps, per_epoch=max(1, len(split.train) // batch_size))
+    began, peak = time.monotonic(), PeakMemory(device)
+    prepared = _prepare(settings, start, images, split, device=device)
+    fitted, plan_steps, damages = Fitted(0, None), 0, list[Damage]()
+    if prepared.groups:
+        store = images.store(split.train, contract, seed=settings.seed)
+        fitted = finetune(
+            _objective(settings, prepared, images, split, start=start).to(device),
+            optimizer_for(settings.optim, prepared.groups, batch_size=batch_size), store, val,
+            prepared=prepared, contract=contract, plan=plan, stop_at=stop_at, batch_size=batch_size,
+            patience=settings.patience, device=device, seed=settings.seed, should_stop=should_stop, on_row=on_row,
+        )  # fmt: skip
+        plan_steps, damages = plan.num_steps, store.damages
+    elif len(val.labels):
+        # What is kept was fitted on val too; how good it is, val can tell of the same fit without it alone.
+        without = _prepare(settings, start, images, replace(split, val=split.val[:0]), device=device)
+        fitted = Fitted(0, *score(without.merge(), val, contract, device=device))
+    return Trained(
+        prepared.merge().to("cpu").eval(),
+        fitted.step,
+        plan_steps,
+        fitted.val_accuracy,
+        fitted.val_loss,
+        len(split.train),
+        len(val.labels),
+        prepared.num_fitted + sum(p.numel() for p in prepared.trained()),
+        round(time.monotonic() - began, 3),
+        peak.mb(),
+        tuple(damages),
     )
-    return objective, store, ValSet(inputs.pixels, source.labels[inputs.indices])
+
+
+def _prepare(
+    settings: FinetuneSettings, start: Start, images: LabelledImages, split: LabelSplit, *, device: torch.device
+) -> Prepared:
+    model = with_head(copy.deepcopy(start.encoder), num_classes=len(images.source.class_names), seed=settings.seed)
+    draft = Draft(model.to(device), start, images, split.train, split.val, device)
+    return STRATEGIES[settings.strategy](settings, draft)
+
+
+def _objective(
+    settings: FinetuneSettings, prepared: Prepared, images: LabelledImages, split: LabelSplit, *, start: Start
+) -> Supervised:
+    contract = start.contract
+    recipe = view_recipe(settings.views, size=contract.size, channels=contract.channels)
+    return Supervised(
+        prepared.model,
+        torch.from_numpy(images.labels[split.train]),
+        views=ViewMaker(recipe, contract.mean, contract.std, settings.seed),
+        label_smoothing=settings.label_smoothing,
+        penalty=prepared.penalty,
+    )

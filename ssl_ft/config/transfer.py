@@ -23,14 +23,21 @@ class ProbeSettings(Stage):
     batch_size: Count = Field(256, description="images a forward pass")
 
 
+class HeadSettings(Settings):
+    head: Literal["exact", "trained"] = Field(
+        "exact", description="exact: solved for, its strength chosen by folds of the budget; trained: in steps"
+    )
+
+
 class FinetuneSettings(Stage):
     encoder: str = Field("", description="a pretrain run folder, or the encoder folder in it")
     data: Annotated[DataSettings, short("path")] | None = Field(
         None, description="the labelled set; none: the one pretrained on"
     )
-    strategy: Literal["full", "scratch"] = Field(
-        "full", description="full: all weights move; scratch: the encoder starts fresh"
+    strategy: Literal["scratch", "probe", "full"] = Field(
+        "full", description="which weights move, and how; README, finetune"
     )
+    probe: HeadSettings = Field(HeadSettings(), description="of probe")
     labels: Budget = Field("all", description="labels per class, a share in (0, 1), or all; val is taken from them")
     draw: int = Field(0, ge=0, description="which random draw of the budget")
     val_share: Share = Field(0.2, description="share of the budget to stop and choose on")

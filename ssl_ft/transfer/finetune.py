@@ -1,16 +1,15 @@
 """Fine-tuning a classifier on few labels: augmentation, early stopping and the best model, all judged on val alone.
 
-The test split never comes here. Which weights start how is `strategies` in `build/transfer.py`.
+The test split never comes here. Which weights move how is said by a `Prepared` (`strategy.py`).
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ssl_ft.artifact import InputContract
@@ -19,6 +18,7 @@ from ssl_ft.data.store import ImageStore
 from ssl_ft.evaluate.features import compute_outputs
 from ssl_ft.loop import LoopCalls, LoopPlan, run_steps
 from ssl_ft.objectives.supervised import Supervised
+from ssl_ft.transfer.strategy import Prepared, begin_step, restore, set_modes, snapshot
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +41,12 @@ class Fitted:
     Attributes:
         step: steps done when the model kept was reached.
         val_accuracy: of that model; None without val labels.
+        val_loss: its mean cross-entropy there; None without val labels.
     """
 
     step: int
     val_accuracy: float | None
+    val_loss: float | None = None
 
 
 def finetune(
@@ -53,8 +55,10 @@ def finetune(
     store: ImageStore,
     val: ValSet,
     *,
+    prepared: Prepared,
     contract: InputContract,
     plan: LoopPlan,
+    stop_at: int | None = None,
     batch_size: int,
     patience: int,
     device: torch.device,
@@ -69,11 +73,13 @@ def finetune(
 
     Args:
         objective: model, labels and augmentation.
-        optimizer: over its parameters.
+        optimizer: over the groups of `prepared`.
         store: the labelled training images.
         val: labels to choose on.
+        prepared: what moves, from when, and what stays; its model is the objective's.
         contract: the model's input.
         plan: how to step; evaluates every `eval_every` steps.
+        stop_at: steps of the plan to do; None does all.
         batch_size: images a step.
         patience: evaluations without a better score before training stops.
         device: where to compute.
@@ -82,38 +88,45 @@ def finetune(
         on_row: called with rows for the log.
     """
     best_score: tuple[float, float] | None = None
-    best_weights: dict[str, torch.Tensor] = {}
-    best_step, num_worse = plan.num_steps, 0
+    best: list[Tensor] = []
+    num_steps = plan.num_steps if stop_at is None else min(stop_at, plan.num_steps)
+    best_step, num_worse = num_steps, 0
 
     def evaluate(step: int) -> bool:
-        nonlocal best_score, best_weights, best_step, num_worse
+        nonlocal best_score, best, best_step, num_worse
         if not len(val.labels):
             return False
         accuracy, loss = score(objective.encoder, val, contract, device=device)
-        objective.train()
+        set_modes(prepared)
         on_row(step, {"val_accuracy": accuracy, "val_loss": loss})
         if best_score is None or (accuracy, -loss) > best_score:
             best_score, best_step, num_worse = (accuracy, -loss), step, 0
-            best_weights = copy.deepcopy(objective.encoder.state_dict())
+            best = snapshot(prepared)
         else:
             num_worse += 1
         return num_worse >= patience
 
-    objective.train()
+    set_modes(prepared)
     run_steps(
         objective,
         optimizer,
-        batches(store, batch_size=batch_size, seed=seed, start_step=0, num_steps=plan.num_steps, workers=2),
+        batches(store, batch_size=batch_size, seed=seed, start_step=0, num_steps=num_steps, workers=2),
         plan=plan,
-        calls=LoopCalls(log=on_row, evaluate=evaluate, save=lambda step: None, should_stop=should_stop),
+        calls=LoopCalls(
+            log=on_row,
+            evaluate=evaluate,
+            save=lambda step: None,
+            should_stop=should_stop,
+            begin=lambda step: begin_step(prepared, step, num_steps=plan.num_steps),
+        ),
         device=device,
         start_step=0,
         seed=seed,
     )
     if best_score is None:
         return Fitted(best_step, None)
-    objective.encoder.load_state_dict(best_weights)
-    return Fitted(best_step, best_score[0])
+    restore(prepared, best)
+    return Fitted(best_step, best_score[0], -best_score[1])
 
 
 def score(model: nn.Module, val: ValSet, contract: InputContract, *, device: torch.device) -> tuple[float, float]:

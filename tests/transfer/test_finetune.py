@@ -14,6 +14,7 @@ from ssl_ft.loop import LoopPlan
 from ssl_ft.objectives.supervised import Supervised
 from ssl_ft.optim import build_optimizer, parameter_groups
 from ssl_ft.transfer.finetune import Fitted, ValSet, finetune, score
+from ssl_ft.transfer.strategy import Prepared
 from tests.pools import store_of
 
 SIDE = 8
@@ -68,8 +69,10 @@ def fit(
     plan = LoopPlan(steps, 5, 0.02, log_every=10, eval_every=every, save_every=steps)
     rows: list[tuple[int, dict[str, float]]] = []
     calls: Iterator[int] = iter(range(1, 10**9))
+    prepared = Prepared(objective.encoder, groups, merge=lambda: objective.encoder)
     fitted = finetune(
-        objective, adam, store_of(train[0]), val, contract=CONTRACT, plan=plan, batch_size=12, patience=patience,
+        objective, adam, store_of(train[0]), val, prepared=prepared,
+        contract=CONTRACT, plan=plan, batch_size=12, patience=patience,
         device=CPU, seed=0, should_stop=lambda: next(calls) >= at.get("stop", 10**9),
         on_row=lambda step, row: rows.append((step, row)),
     )  # fmt: skip
