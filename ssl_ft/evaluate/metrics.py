@@ -96,6 +96,7 @@ def estimate(
     num_classes: int,
     seed: int,
     confidences: Floats | None = None,
+    repeats: int = 1,
     num_resamples: int = 1000,
     level: float = 0.95,
 ) -> list[Estimate]:
@@ -114,6 +115,7 @@ def estimate(
         num_classes: C.
         seed: Seed of the resamples, >= 0.
         confidences: float [D, N] in [0, 1], probability of the predicted class.
+        repeats: Neighbouring rows that learned from one draw, with different seeds; they are resampled as one.
         num_resamples: Resamples behind the interval.
         level: Coverage of the interval, in (0, 1).
     """
@@ -135,13 +137,15 @@ def estimate(
     resampled = np.concatenate(
         [
             np.einsum("kbd,bd->kb", scores_per_draw(image_weights), draw_weights)
-            for image_weights, draw_weights in _resamples(num_images, num_draws, num_resamples, seed)
+            for image_weights, draw_weights in resamples(
+                num_images, num_draws, num_resamples=num_resamples, seed=seed, repeats=repeats
+            )
         ],
         axis=1,
     )
     names = ("accuracy", "balanced_accuracy", "macro_f1", "expected_calibration_error")
     return [
-        _interval(name, value, row, level=level, lowest=0.0, n=num_images)
+        interval_of(name, value, row, level=level, lowest=0.0, n=num_images)
         for name, value, row in zip(names, values, resampled, strict=False)
     ]
 
@@ -152,6 +156,7 @@ def paired_difference(
     predictions_b: Labels,
     *,
     seed: int,
+    repeats: int = 1,
     num_resamples: int = 1000,
     level: float = 0.95,
 ) -> Estimate:
@@ -165,6 +170,7 @@ def paired_difference(
         predictions_a: int64 [D, N].
         predictions_b: int64 [D, N]; row d learned from the same labels as row d of `predictions_a`.
         seed: Seed of the resamples, >= 0.
+        repeats: Neighbouring rows that learned from one draw, with different seeds; they are resampled as one.
         num_resamples: Resamples behind the interval.
         level: Coverage of the interval, in (0, 1).
     """
@@ -175,17 +181,24 @@ def paired_difference(
     resampled = np.concatenate(
         [
             np.einsum("db,bd->b", gain @ image_weights / num_images, draw_weights)
-            for image_weights, draw_weights in _resamples(num_images, num_draws, num_resamples, seed)
+            for image_weights, draw_weights in resamples(
+                num_images, num_draws, num_resamples=num_resamples, seed=seed, repeats=repeats
+            )
         ]
     )
-    return _interval("accuracy_difference", gain.mean(), resampled, level=level, lowest=-1.0, n=num_images)
+    return interval_of("accuracy_difference", gain.mean(), resampled, level=level, lowest=-1.0, n=num_images)
 
 
-def _resamples(num_images: int, num_draws: int, num_resamples: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
-    """Blocks of image weights [N, B], summing to N, and draw weights [B, D], summing to 1.
+def resamples(
+    num_images: int, num_rows: int, *, num_resamples: int, seed: int, repeats: int = 1
+) -> Iterator[tuple[Floats, Floats]]:
+    """Blocks of image weights [N, B], summing to N, and row weights [B, D], summing to 1.
 
-    Each resample has its own generator: the blocks' size must not change the numbers.
+    Each resample has its own generator: the blocks' size must not change the numbers, and the images of a resample do
+    not depend on the number of draws. Rows that repeat a draw share its weight.
     """
+    assert num_rows % repeats == 0, "every draw is repeated as often"
+    num_draws = num_rows // repeats
     block = max(1, _BLOCK_WEIGHTS // num_images)
     for first in range(0, num_resamples, block):
         numbers = range(first, min(first + block, num_resamples))
@@ -196,7 +209,7 @@ def _resamples(num_images: int, num_draws: int, num_resamples: int, seed: int) -
             image_weights[row] = np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
             picked = generator.integers(num_draws, size=num_draws)
             draw_weights[row] = np.bincount(picked, minlength=num_draws) / num_draws
-        yield np.ascontiguousarray(image_weights.T), draw_weights
+        yield np.ascontiguousarray(image_weights.T), np.repeat(draw_weights, repeats, axis=1) / repeats
 
 
 def _class_counters(labels: Labels, predictions: Labels, num_classes: int) -> tuple[csr_array, csr_array, csr_array]:
@@ -256,11 +269,14 @@ def _mean_f1(hits: NDArray[np.number], predicted: NDArray[np.number], actual: ND
     return np.asarray(_ratio(2 * hits, total).sum(axis=-1) / np.count_nonzero(total, axis=-1))
 
 
-def _interval(name: str, value: float, resampled: Floats, *, level: float, lowest: float, n: int) -> Estimate:
+def interval_of(
+    name: str, value: float, resampled: Floats, *, level: float, lowest: float, n: int, highest: float = 1.0
+) -> Estimate:
+    """The percentile interval of resampled values [B], shifted by their bias and clipped to [lowest, highest]."""
     assert 0.0 < level < 1.0, "a level lies between 0 and 1"
     shifted = resampled + (value - resampled.mean())
     # Clipped, for the shift must not promise impossible scores; widened, for value and resamples round differently.
-    low, high = np.clip(np.quantile(shifted, [(1.0 - level) / 2.0, (1.0 + level) / 2.0]), lowest, 1.0)
+    low, high = np.clip(np.quantile(shifted, [(1.0 - level) / 2.0, (1.0 + level) / 2.0]), lowest, highest)
     value = float(value)
     return Estimate(name=name, value=value, low=min(float(low), value), high=max(float(high), value), n=n)
 
