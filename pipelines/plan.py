@@ -30,7 +30,10 @@ def main(stage: str, settings: Any) -> int:
 def plan_lines(settings: Any) -> list[str]:
     """The plan in sentences; data are looked at, nothing is decoded in full."""
     if isinstance(settings, RunSettings):
-        return [*plan_lines(settings.pretrain), "then probe, finetune as full and as scratch, and report"]
+        return [
+            *plan_lines(settings.pretrain),
+            f"then probe, finetune by strategy={settings.finetune.strategy} and from scratch, and report",
+        ]
     if isinstance(settings, PretrainSettings):
         return _pretrain_lines(settings)
     if isinstance(settings, (ProbeSettings, FinetuneSettings)):

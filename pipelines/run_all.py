@@ -1,4 +1,4 @@
-"""Stage run (and demo): pretrain, probe, finetune as full and as scratch, report, all below one folder."""
+"""Stage run (and demo): pretrain, probe, finetune by its strategy and from scratch, report, all below one folder."""
 
 import contextlib
 import io
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipelines import finetune, pretrain, probe
 from ssl_ft.config import RunSettings
+from ssl_ft.config.strategies import READERS
 from ssl_ft.errors import UserError
 from ssl_ft.report.page import write_report
 from ssl_ft.result import LabelsUsed, Result
@@ -16,7 +17,8 @@ from ssl_ft.runlog import say, write_text
 def main(settings: RunSettings) -> int:
     """Run every stage; each goes on where it stopped, or is done already."""
     top = Path(settings.out)
-    folders = {name: str(top / name) for name in ("pretrain", "probe", "finetune-full", "finetune-scratch")}
+    chosen = "full" if settings.finetune.strategy == "scratch" else settings.finetune.strategy
+    folders = {name: str(top / name) for name in ("pretrain", "probe", f"finetune-{chosen}", "finetune-scratch")}
     _check_own(top, {*folders, "report.html", "result.json"})
     data = settings.pretrain.data
     encoder = folders["pretrain"]
@@ -31,7 +33,7 @@ def main(settings: RunSettings) -> int:
             ),
         ),
     ]
-    for strategy in ("full", "scratch"):
+    for strategy in (chosen, "scratch"):
         name = f"finetune-{strategy}"
         update = {
             "encoder": encoder,
@@ -39,6 +41,8 @@ def main(settings: RunSettings) -> int:
             "data": settings.finetune.data or data,
             "strategy": strategy,
         }
+        if strategy == "scratch":
+            update |= dict.fromkeys((*READERS, "batch_norm"))  # of the other strategy
         stages.append((name, lambda update=update: finetune.main(settings.finetune.model_copy(update=update))))  # type: ignore[misc]
     for name, stage in stages:
         say(f"== {name}")

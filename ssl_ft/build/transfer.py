@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from ssl_ft.artifact import load_model
+from ssl_ft.build.draft import Draft, Start, with_head
 from ssl_ft.build.labels import LabelledImages, LabelSplit
 from ssl_ft.build.parts import optimizer_for, view_recipe
-from ssl_ft.build.strategies import STRATEGIES, Draft, Start, with_head
+from ssl_ft.build.strategies import prepare
 from ssl_ft.config import FinetuneSettings
 from ssl_ft.data.batches import ViewMaker
 from ssl_ft.data.store import Damage
@@ -167,7 +168,7 @@ def _prepare(
 ) -> Prepared:
     model = with_head(copy.deepcopy(start.encoder), num_classes=len(images.source.class_names), seed=settings.seed)
     draft = Draft(model.to(device), start, images, split.train, split.val, device)
-    return STRATEGIES[settings.strategy](settings, draft)
+    return prepare(settings, draft)
 
 
 def _objective(

@@ -7,6 +7,14 @@ Only `build/` and the stages see these classes; below, plain arguments. Each fie
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
 from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
+from ssl_ft.config.strategies import (
+    DistanceSettings,
+    GradualSettings,
+    HeadSettings,
+    L2SPSettings,
+    LayerDecaySettings,
+    PartialSettings,
+)
 from ssl_ft.config.transfer import FinetuneSettings, PredictSettings, ProbeSettings, RunSettings
 
 __all__ = [
@@ -14,13 +22,19 @@ __all__ = [
     "Check",
     "ContrastSettings",
     "DataSettings",
+    "DistanceSettings",
     "DoctorSettings",
     "EncoderSettings",
     "FinetuneSettings",
+    "GradualSettings",
+    "HeadSettings",
     "IndexSettings",
     "JointSettings",
+    "L2SPSettings",
+    "LayerDecaySettings",
     "MaskedSettings",
     "OptimSettings",
+    "PartialSettings",
     "PredictSettings",
     "PretrainSettings",
     "ProbeSettings",

@@ -7,6 +7,16 @@ from pydantic import BeforeValidator, Field, model_validator
 from ssl_ft.config.base import Budget, Count, Positive, Probability, Settings, Share, Stage, several, short
 from ssl_ft.config.parts import DataSettings, OptimSettings, ViewSettings
 from ssl_ft.config.pretrain import PretrainSettings
+from ssl_ft.config.strategies import (
+    READERS,
+    DistanceSettings,
+    GradualSettings,
+    HeadSettings,
+    L2SPSettings,
+    LayerDecaySettings,
+    PartialSettings,
+    misfits,
+)
 
 
 class ProbeSettings(Stage):
@@ -23,21 +33,33 @@ class ProbeSettings(Stage):
     batch_size: Count = Field(256, description="images a forward pass")
 
 
-class HeadSettings(Settings):
-    head: Literal["exact", "trained"] = Field(
-        "exact", description="exact: solved for, its strength chosen by folds of the budget; trained: in steps"
-    )
-
-
 class FinetuneSettings(Stage):
     encoder: str = Field("", description="a pretrain run folder, or the encoder folder in it")
     data: Annotated[DataSettings, short("path")] | None = Field(
         None, description="the labelled set; none: the one pretrained on"
     )
-    strategy: Literal["scratch", "probe", "full"] = Field(
-        "full", description="which weights move, and how; README, finetune"
+    strategy: Literal[
+        "scratch",
+        "probe",
+        "partial",
+        "layer_decay",
+        "gradual",
+        "probe_then_finetune",
+        "full",
+        "l2sp",
+        "feature_distance",
+    ] = Field("full", description="which weights move, and how")
+    probe: HeadSettings | None = Field(None, description="of probe and probe_then_finetune")
+    partial: PartialSettings | None = Field(None, description="of partial")
+    layer_decay: LayerDecaySettings | None = Field(None, description="of layer_decay")
+    gradual: GradualSettings | None = Field(None, description="of gradual")
+    l2sp: L2SPSettings | None = Field(None, description="of l2sp")
+    distance: DistanceSettings | None = Field(None, description="of feature_distance")
+    batch_norm: Literal["batch", "source"] | None = Field(
+        None,
+        description="statistics that batch norms of moving layers use while training; none: source for l2sp and "
+        "feature_distance, else batch",
     )
-    probe: HeadSettings = Field(HeadSettings(), description="of probe")
     labels: Budget = Field("all", description="labels per class, a share in (0, 1), or all; val is taken from them")
     draw: int = Field(0, ge=0, description="which random draw of the budget")
     val_share: Share = Field(0.2, description="share of the budget to stop and choose on")
@@ -56,10 +78,14 @@ class FinetuneSettings(Stage):
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: mixed")
 
     @model_validator(mode="after")
-    def _of_pretraining_alone(self) -> Self:
+    def _fits_the_strategy(self) -> Self:
+        sections = {name for name in READERS if getattr(self, name) is not None}
+        problems = misfits(self.strategy, sections, batch_norm=self.batch_norm, optimizer=self.optim.name)
         given = [f"optim.{key}" for key in ("accumulate", "ema") if key in self.optim.model_fields_set]
         if given:
-            raise ValueError(f"{' and '.join(given)} concern pretraining alone; finetune takes neither, leave it out")
+            problems.append(f"{' and '.join(given)} concern pretraining alone; finetune takes neither, leave it out")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -67,7 +93,7 @@ class RunSettings(Settings):
     pretrain: PretrainSettings = Field(PretrainSettings(), description="settings of pretrain")
     probe: ProbeSettings = Field(ProbeSettings(), description="settings of probe")
     finetune: FinetuneSettings = Field(
-        FinetuneSettings(), description="settings of finetune, run as full and as scratch"
+        FinetuneSettings(), description="settings of finetune, run by its strategy and from scratch"
     )
     title: str = Field("ssl_ft", description="title of the report")
     out: str = Field("runs/demo", description="folder of all run folders, report.html and result.json")

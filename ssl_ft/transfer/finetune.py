@@ -106,6 +106,9 @@ def finetune(
             num_worse += 1
         return num_worse >= patience
 
+    after_step = prepared.after_step
+    if after_step is not None:
+        optimizer.register_step_post_hook(lambda own, args, kwargs: after_step(own))
     set_modes(prepared)
     run_steps(
         objective,

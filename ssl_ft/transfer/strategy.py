@@ -3,7 +3,7 @@
 Which strategy prepares what is the table `STRATEGIES` in `build/strategies.py`; the steps are in `finetune.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
 import torch
@@ -58,21 +58,27 @@ class Prepared:
         return [p for group in self.groups for p in group["params"]]  # type: ignore[attr-defined]
 
 
-def scaled_groups(model: nn.Module, scales: dict[str, float], *, weight_decay: float) -> list[dict[str, object]]:
+def scaled_groups(
+    model: nn.Module, scales: Mapping[str, float], *, weight_decay: float, undecayed: Set[str] = frozenset()
+) -> list[dict[str, object]]:
     """Groups of the optimizer with a rate for each parameter.
 
     Args:
         model: its parameters that require gradients are grouped.
-        scales: factor on the learning rate by parameter name; all of them must be there.
+        scales: factor on the learning rate by parameter name; all that are grouped must be there.
         weight_decay: for matrices and filters.
+        undecayed: names of parameters that do not decay all the same.
     """
     names = {id(p): name for name, p in model.named_parameters()}
     split: list[dict[str, object]] = []
     for group in parameter_groups([(model, 1.0)], weight_decay=weight_decay):
-        members: dict[float, list[nn.Parameter]] = {}
+        members: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for p in group["params"]:  # type: ignore[attr-defined]
-            members.setdefault(scales[names[id(p)]], []).append(p)
-        split += [{**group, "params": params, "scale": scale} for scale, params in members.items()]
+            name = names[id(p)]
+            members.setdefault((scales[name], name in undecayed), []).append(p)
+        for (scale, is_undecayed), params in members.items():
+            own = {**group, "params": params, "scale": scale}
+            split.append(own | {"weight_decay": 0.0} if is_undecayed else own)
     return split
 
 
