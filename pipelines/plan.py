@@ -9,6 +9,7 @@ from ssl_ft.build.cluster import batch_script
 from ssl_ft.build.parts import duration_in_steps, encoder_spec, view_recipe
 from ssl_ft.build.pretraining import open_pool, training_memory_mb
 from ssl_ft.config import FinetuneSettings, PretrainSettings, ProbeSettings, RunSettings
+from ssl_ft.data.source import Source
 from ssl_ft.handover import open_labelled, pretrain_path
 from ssl_ft.models.encoders import build_encoder
 from ssl_ft.models.fit import check_input
@@ -42,9 +43,15 @@ def plan_lines(settings: Any) -> list[str]:
         return [
             f"encoder: {labelled.model}",
             f"{source.location}: {len(roles.train)} train, {len(roles.val)} val, {len(roles.test)} test images with "
-            f"labels of {len(source.class_names)} classes; test is scored once a model",
+            f"{_labels_of(source)}; test is scored once a model",
         ]
     return []
+
+
+def _labels_of(source: Source) -> str:
+    if source.task == "classes":
+        return f"labels of {len(source.class_names)} classes"
+    return f"targets ({source.task}) {', '.join(source.target_names)}"
 
 
 def _pretrain_lines(settings: PretrainSettings) -> list[str]:

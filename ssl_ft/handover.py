@@ -11,6 +11,7 @@ from ssl_ft import __version__, dist
 from ssl_ft.artifact import find_model
 from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.judging import parent_data
+from ssl_ft.build.tasks import check_task
 from ssl_ft.build.transfer import Trained
 from ssl_ft.checkpoint import write_atomically
 from ssl_ft.config import DataSettings, FinetuneSettings, PretrainSettings, ProbeSettings
@@ -18,6 +19,7 @@ from ssl_ft.data.duplicates import content_keys, exact_duplicates
 from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles
 from ssl_ft.data.store import Damage
+from ssl_ft.errors import UserError
 from ssl_ft.evaluate.metrics import Estimate
 from ssl_ft.result import DataUsed, Metric
 from ssl_ft.runlog import RunFolder, default_folder
@@ -43,8 +45,25 @@ def open_labelled(settings: ProbeSettings | FinetuneSettings) -> Labelled:
     """Find the encoder and open the labelled data: those named, or those the encoder was pretrained on."""
     model = find_model(settings.encoder, kind="encoder")
     data = settings.data or parent_data(model)
+    if isinstance(settings, FinetuneSettings):
+        check_task(settings, data)
+    else:
+        check_classes(data, stage="probe")
     source = open_data(data)
     return Labelled(model, data, source, roles_of(source, data))
+
+
+def check_classes(data: DataSettings, *, stage: str) -> None:
+    """Refuse data of another task than classes.
+
+    Raises:
+        UserError: as said.
+    """
+    if data.task != "classes":
+        raise UserError(
+            f"{stage} judges classes alone, and data.task={data.task}: `ssl-ft finetune` trains and scores the other "
+            "tasks (strategy=probe probe.head=trained moves the head alone), or name data with classes"
+        )
 
 
 def open_run(settings: ProbeSettings | FinetuneSettings, labelled: Labelled, *, stage: str, name: str) -> RunFolder:
@@ -85,7 +104,7 @@ def training_metrics(trained: Trained, *, budget: int | float | str, model: str)
     def metric(name: str, value: float, *, n: int, split: str) -> Metric:
         return Metric(name=name, value=value, n=n, split=split, labels_per_class=per_class, model=model)
 
-    rows = [] if trained.val_accuracy is None else [("val_accuracy", trained.val_accuracy)]
+    rows = [] if trained.val_accuracy is None else [(f"val_{trained.score_name}", trained.val_accuracy)]
     costs = [
         ("trained_parameters", trained.num_trained),
         ("training_seconds", trained.seconds),

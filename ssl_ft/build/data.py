@@ -104,7 +104,7 @@ def roles_of(source: Source, settings: DataSettings) -> Roles:
     if source.targets is not None:
         return assign_target_roles(
             source.targets,
-            task=settings.task,
+            task=source.task,
             splits=source.splits,
             train_split=settings.train_split,
             val_split=settings.val_split,

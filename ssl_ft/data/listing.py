@@ -71,6 +71,7 @@ class Source:
         targets: float32 [N, K] of multi-label or regression targets, NaN = missing; None where the source was opened
             for classes.
         target_names: of the K targets.
+        task: "classes", or what the targets are: "multi_label" or "regression".
     """
 
     kind: str
@@ -86,6 +87,7 @@ class Source:
     identity: str | None = None
     targets: NDArray[np.float32] | None = None
     target_names: tuple[str, ...] = ()
+    task: str = "classes"
 
     def __post_init__(self) -> None:
         count = len(self.names)

@@ -73,11 +73,13 @@ class Targets:
     Attributes:
         values: float32 [N, K], NaN = missing.
         names: of the K targets.
+        task: "multi_label" or "regression".
         notes: sentences worth showing to the user.
     """
 
     values: Floats
     names: tuple[str, ...]
+    task: str
     notes: tuple[str, ...]
 
 
@@ -117,7 +119,7 @@ def encode_targets(
     empty = [name for place, name in enumerate(names) if np.isnan(values[:, place]).all()]
     if empty:
         raise UserError(f"{where}: the column {empty[0]!r} is blank in every row; leave it out of data.targets")
-    return Targets(values, names, tuple(_missing_notes(values, names, where=where)))
+    return Targets(values, names, wanted.task, tuple(_missing_notes(values, names, where=where)))
 
 
 def with_targets(source: Source, targets: Targets) -> Source:
@@ -128,6 +130,7 @@ def with_targets(source: Source, targets: Targets) -> Source:
         class_names=(),
         targets=targets.values,
         target_names=targets.names,
+        task=targets.task,
         notes=(*source.notes, *targets.notes),
     )
 

@@ -205,7 +205,7 @@ def test_perfect_outputs_have_no_uncertainty() -> None:
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    """60 simulated test sets: the mean absolute error of unit noise is √(2/π), and R² is 0 with as much noise as signal."""
+    """60 simulated test sets: unit noise has a mean absolute error of √(2/π), and R² 0 over a unit signal."""
     generator = np.random.default_rng(0)
     num_covered = {"mae": 0, "r2": 0}
     expected = {"mae": np.sqrt(2 / np.pi), "r2": 0.0}
