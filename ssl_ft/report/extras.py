@@ -17,6 +17,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_ft.report.target_files import (
+    TargetPredictions,
+    TargetTable,
+    read_target_predictions,
+    read_target_table,
+)
+
 Content = TypeVar("Content")
 
 _UNUSABLE = (
@@ -93,6 +100,8 @@ class Extras:
     duplicates: tuple[tuple[str, str], ...]
     architecture: str | None
     num_parameters: int | None
+    target_table: TargetTable | None = None
+    target_predictions: TargetPredictions | None = None
 
 
 def read_extras(folder: Path, problems: list[str]) -> Extras:
@@ -108,6 +117,9 @@ def read_extras(folder: Path, problems: list[str]) -> Extras:
         _guarded(_read_picture, path, None, problems)
         for path in sorted((folder / "pictures").glob("*.png"), key=_picture_order)
     ]
+    target_table: TargetTable | None = None
+    for name in ("per_label.csv", "per_target.csv"):
+        target_table = target_table or _guarded(read_target_table, folder / name, None, problems)
     return Extras(
         train_curves=train,
         eval_curves=evals,
@@ -119,6 +131,8 @@ def read_extras(folder: Path, problems: list[str]) -> Extras:
         duplicates=_guarded(_read_duplicates, folder / "duplicates.csv", (), problems),
         architecture=architecture[0],
         num_parameters=architecture[1],
+        target_table=target_table,
+        target_predictions=_guarded(read_target_predictions, folder / "target_predictions.npz", None, problems),
     )
 
 
