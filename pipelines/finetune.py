@@ -2,6 +2,7 @@
 
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
+from ssl_ft.build.anchored import unlabelled_source
 from ssl_ft.build.labels import LabelledImages, LabelSplit, gap_notes, split_budget, without_damaged
 from ssl_ft.build.parts import choose_device
 from ssl_ft.build.scoring import score_test
@@ -41,6 +42,9 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     split = without_damaged(split, images, contract, run=run)
     for note in gap_notes(split, images):
         run.note(note)
+    more = unlabelled_source(settings, images)
+    if more is not None:
+        handover.record_data(run, more, more, role="unlabelled")
     plan = finetune_plan(settings, num_train=len(split.train))
     val_scores = {f"val_{name}" for name in SCORE_NAMES.values()}
     with ProgressLine(f"finetune {settings.strategy}", total=plan.num_steps) as progress, StopWish() as wish:

@@ -49,11 +49,19 @@ def prepare_l2sp(settings: FinetuneSettings, draft: Draft) -> Prepared:
 def prepare_feature_distance(settings: FinetuneSettings, draft: Draft) -> Prepared:
     """Everything moves; features of the training views, and of more images, are held near the source's.
 
+    The steeper a loss, the smaller the steps it allows, but Adam's are as large whatever the loss. So the encoder's
+    rate is divided by 1 + λ: at infinity features stay, where they would jump about the source's by a step's length.
+
     Raises:
         UserError: `distance.on` names images that cannot be read, or of another kind.
     """
     model, chosen = draft.model, settings.distance or DistanceSettings()
-    groups = scaled_groups(model, full_rates(settings, model), weight_decay=settings.optim.weight_decay)
+    in_head = head_names(model)
+    rates = {
+        name: rate if name in in_head else rate / (1 + chosen.weight)
+        for name, rate in full_rates(settings, model).items()
+    }
+    groups = scaled_groups(model, rates, weight_decay=settings.optim.weight_decay)
     penalty = DistancePenalty(model, draft.start.encoder, weight=chosen.weight, more=_unlabelled_views(settings, draft))
 
     def merge() -> nn.Module:

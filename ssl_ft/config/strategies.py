@@ -66,7 +66,7 @@ def misfits(strategy: str, given: set[str], *, batch_norm: str | None, optimizer
         optimizer: its name.
     """
     problems = [
-        f"{section} belongs to strategy={' and '.join(READERS[section])}; strategy={strategy} does not read it, leave "
+        f"{section} belongs to strategy={' or '.join(READERS[section])}; strategy={strategy} does not read it, leave "
         "it out"
         for section in READERS
         if section in given and strategy not in READERS[section]

@@ -16,8 +16,16 @@ MODEL_LABELS = {
     "pixels": "Raw pixels",
     "full": "Fine-tuned",
     "scratch": "Trained from scratch",
+    "probe": "Probe as classifier",
+    "partial": "Last layers fine-tuned",
+    "layer_decay": "Fine-tuned, layer-wise rates",
+    "gradual": "Unfrozen top-down",
+    "probe_then_finetune": "Fine-tuned from a solved head",
+    "l2sp": "Fine-tuned near its source",
+    "feature_distance": "Fine-tuned, features held",
 }
-_STYLE_OF_MODEL = {model: index for index, model in enumerate(MODEL_LABELS)}
+# The first five have a style of their own, the others take what is free.
+_STYLE_OF_MODEL = {model: index for index, model in enumerate([*MODEL_LABELS][:5])}
 NUM_STYLES = 8
 
 

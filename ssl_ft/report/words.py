@@ -17,7 +17,19 @@ _WORDS_IN_SENTENCE = {
     "untrained": "the same encoder untrained",
     "pixels": "raw pixels",
     "full": "the fine-tuned network",
+    "probe": "the probe's classifier",
+    "partial": "the network fine-tuned in its last layers",
+    "layer_decay": "the network fine-tuned with layer-wise rates",
+    "gradual": "the network unfrozen from the top down",
+    "probe_then_finetune": "the network fine-tuned from a solved head",
+    "l2sp": "the network fine-tuned near its source",
+    "feature_distance": "the network fine-tuned with its features held",
     "scratch": "the same network trained from scratch",
+}
+# What moved in a fine-tuning, as the subject of "was trained on labelled images"; where nothing is said, everything.
+_MOVED = {
+    "probe": "A linear head on the frozen network",
+    "partial": "The top of the network",
 }
 _STAGE_TITLES = {"index": "Index", "pretrain": "Pretraining", "probe": "Probe", "finetune": "Fine-tuning"}
 
@@ -161,10 +173,17 @@ def _budgets(budgets: list[Budget]) -> str:
 
 
 def _finetuning(run: Run) -> list[str]:
-    beside = " The same network was trained from scratch beside it." if "scratch" in accuracies(run) else ""
-    return [
-        f"The whole network{_model(run)} was trained on labelled images, starting from the pretrained encoder.{beside}"
-    ]
+    strategy = setting_name(run.settings, "strategy")
+    begun = "from fresh weights" if strategy == "scratch" else "starting from the pretrained encoder"
+    moved = _MOVED.get(strategy or "", "The whole network")
+    is_compared = strategy != "scratch" and "scratch" in accuracies(run)
+    beside = " The same network was trained from scratch beside it." if is_compared else ""
+    took = {metric.name: metric.value for metric in run.result.metrics}
+    sentences = [f"{moved}{_model(run)} was trained on labelled images, {begun}.{beside}"]
+    if "trained_parameters" in took and "training_seconds" in took:
+        count, seconds = formats.large(int(took["trained_parameters"])), formats.duration(took["training_seconds"])
+        sentences.append(f"Strategy {strategy}: {count} parameters trained in {seconds}.")
+    return sentences
 
 
 def _model(run: Run) -> str:

@@ -50,15 +50,11 @@ class DistancePenalty:
 
     def __call__(self, views_BCVV: Tensor) -> dict[str, Tensor]:
         """Weighted terms by name."""
-        assert self._seen is not None, "the model has seen the views"
-        seen, self._seen = self._seen, None
-        terms = {"feature_distance": self.weight * feature_distance(seen, self._features(views_BCVV))}
+        terms = {"feature_distance": self._distance(views_BCVV)}
         if self.more is not None:
             others = self.more()
             self.model(others)
-            assert self._seen is not None, "the model has seen the unlabelled views"
-            terms["unlabelled_distance"] = self.weight * feature_distance(self._seen, self._features(others))
-            self._seen = None
+            terms["unlabelled_distance"] = self._distance(others)
         return terms
 
     def release(self) -> None:
@@ -66,10 +62,13 @@ class DistancePenalty:
         self._hook.remove()
         self._seen = None
 
-    @torch.no_grad()
-    def _features(self, views_BCVV: Tensor) -> Tensor:
-        features: Tensor = self.source.to(views_BCVV.device)(views_BCVV)
-        return features
+    def _distance(self, views_BCVV: Tensor) -> Tensor:
+        """λ times the distance on the views that the model has just seen."""
+        assert self._seen is not None, "the model has seen the views"
+        seen, self._seen = self._seen, None
+        with torch.no_grad():
+            fixed: Tensor = self.source.to(views_BCVV.device)(views_BCVV)
+        return self.weight * feature_distance(seen, fixed)
 
     def _note(self, head: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._seen = args[0]

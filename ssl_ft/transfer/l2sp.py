@@ -1,5 +1,6 @@
 """L2-SP: weights that come from a source are held near it, rather than near zero (Li, Grandvalet & Davoine 2018)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,5 +32,7 @@ def pull(weights: Sequence[Tensor], source: Sequence[Tensor], *, amount: float) 
         source: where each of them started.
         amount: learning rate times λ, >= 0.
     """
+    # lerp is exact at both ends, where wˢ + (w − wˢ) would round.
+    share = 1.0 if math.isinf(amount) else amount / (1 + amount)
     for w, s in zip(weights, source, strict=True):
-        w.copy_(s + (w - s) / (1 + amount))
+        w.lerp_(s, share)

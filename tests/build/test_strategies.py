@@ -108,9 +108,9 @@ class TestSchedule:
     def test_probe_then_finetune_trains_the_head_alone_first(self, starts, tmp_path):
         settings = settings_of("probe_then_finetune", probe={"head": "trained", "share": 0.5})
         start, images = starts["resnet"], images_of(tmp_path)
-        alone = train(settings, start, images, split_of(24, 0), stop_at=5)
+        alone = train(settings, start, images, split_of(24, 0), stop_at=3)
         assert moved(tensors(start.encoder), tensors(alone.model)) == set()
-        whole = train(settings, start, images, split_of(24, 0), stop_at=6)
+        whole = train(settings, start, images, split_of(24, 0), stop_at=4)
         assert set(dict(start.encoder.named_parameters())) <= moved(tensors(start.encoder), tensors(whole.model))
 
     def test_probe_then_finetune_starts_from_the_solved_head_at_the_low_rate(self, starts, tmp_path):
@@ -162,7 +162,7 @@ class TestLimits:
         full = train(settings_of("full", batch_norm="source"), start, images, split).model
         free = train(settings_of("feature_distance", distance={"weight": 0.0}), start, images, split).model
         assert_same(full, free, tolerance=1e-6)
-        settings = settings_of("feature_distance", distance={"weight": 1e8}, min_steps=60)
+        settings = settings_of("feature_distance", distance={"weight": 1e6})
         held = train(settings, start, images, split).model
         pixels = start.contract.normalise(torch.from_numpy(images.inputs(np.arange(36), start.contract).pixels))
         full.reset_classifier(0)
@@ -210,7 +210,7 @@ def test_shuffled_labels_stay_at_chance(starts, tmp_path, family, strategy):
 
 
 def test_shuffled_labels_stay_at_chance_for_the_solved_head(starts, tmp_path):
-    assert abs(_shuffled_accuracy(starts["resnet"], tmp_path, "probe", draws=3) - 1 / 3) < 0.09
+    assert abs(_shuffled_accuracy(starts["vit"], tmp_path, "probe", draws=2) - 1 / 3) < 0.11
 
 
 def _shuffled_accuracy(start: Start, folder, strategy: str, *, draws: int) -> float:

@@ -48,3 +48,21 @@ def masked_error_by_loops(prediction: Tensor, patches: Tensor, mask: Tensor) -> 
                 total = total + sum(d * d for d in difference) / len(difference)
                 count += 1
     return total / count
+
+
+def l2sp_by_loops(weights: list[Tensor], source: list[Tensor], strength: float) -> Tensor:
+    """α/2 ‖w − w⁰‖², weight by weight."""
+    total = torch.zeros((), dtype=torch.float64)
+    for one, other in zip(weights, source, strict=True):
+        for w, s in zip(one.flatten(), other.flatten(), strict=True):
+            total = total + strength * (w - s) * (w - s) / 2
+    return total
+
+
+def feature_distance_by_loops(features: Tensor, source: Tensor) -> Tensor:
+    """Squared distances of the images' features from the source's, summed, over its squared lengths, summed."""
+    above, below = torch.zeros((), dtype=torch.float64), 0.0
+    for f, s in zip(features, source, strict=True):
+        above = above + sum((a - b) ** 2 for a, b in zip(f, s.tolist(), strict=True))
+        below += sum(b * b for b in s.tolist())
+    return above / below

@@ -1,4 +1,4 @@
-"""Scores by target on the page: tables with what is undefined shown as such, scatters, and files that cannot be used."""
+"""Scores by target on the page: tables with what is undefined shown as such, scatters, unusable files."""
 
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def test_the_sentence_on_top(tmp_path: Path) -> None:
     assert said.startswith(expected)
     said = target_finding(numbers_run(tmp_path / "numbers"))
     assert said.startswith("With all labels the same network trained from scratch reaches an R² of 0.62 (95")
-    assert target_finding(run_of(tmp_path, metric("accuracy", 0.9, model="full", labels=1))) == ""
+    assert target_finding(run_of(tmp_path / "classes", metric("accuracy", 0.9, model="full", labels=1))) == ""
 
 
 def test_the_page_escapes_names_and_is_the_same_each_time(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def start_of(family: str) -> Start:
     with torch.no_grad():
         for p in encoder.parameters():  # fresh, the last norm of each block is zero, and nothing before it would move
             p.add_(0.05 * torch.randn(p.shape, generator=generator))
-        for _ in range(20):
+        for _ in range(8):
             encoder.train()(torch.randn(16, 3, SIDE, SIDE, generator=generator))
     return Start(encoder.eval(), SPECS[family], InputContract(SIDE, 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
 
@@ -53,8 +53,8 @@ def split_of(train: int, val: int, test: int = 0) -> LabelSplit:
 
 
 def settings_of(strategy: str, **more: Any) -> FinetuneSettings:
-    """Ten steps of 8 images."""
-    tree = {"strategy": strategy, "min_steps": 10, "epochs": 1, "batch_size": 8, "patience": 100, **more}
+    """Six steps of 8 images."""
+    tree = {"strategy": strategy, "min_steps": 6, "epochs": 1, "batch_size": 8, "patience": 100, **more}
     return FinetuneSettings.model_validate(tree)
 
 
