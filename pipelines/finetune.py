@@ -1,22 +1,19 @@
 """Stage finetune: a classifier from an encoder and a few labels; stopped and chosen on val, scored once on test."""
 
 import numpy as np
-import torch
 
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
 from ssl_ft.build.anchored import unlabelled_source
-from ssl_ft.build.judging import read_test
-from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, with_also, without_damaged
+from ssl_ft.build.labels import LabelledImages, LabelSplit, gap_notes, split_budget, with_also, without_damaged
 from ssl_ft.build.origins import record_start
 from ssl_ft.build.parts import choose_device
+from ssl_ft.build.scoring import score_test
+from ssl_ft.build.tasks import SCORE_NAMES
 from ssl_ft.build.transfer import finetune_plan, load_start, train_classifier
 from ssl_ft.config import FinetuneSettings
-from ssl_ft.evaluate.features import compute_outputs
-from ssl_ft.evaluate.metrics import estimate
 from ssl_ft.interrupt import StopWish
 from ssl_ft.progress import ProgressLine
-from ssl_ft.report.tables import write_confusion
 from ssl_ft.runlog import RunFolder
 from ssl_ft.transfer.outputs import first_outputs
 
@@ -34,7 +31,7 @@ def main(settings: FinetuneSettings) -> int:
 
 
 def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: LabelSplit, run: RunFolder) -> int:
-    source, data, names, origin = labelled.source, labelled.data, labelled.source.class_names, labelled.origin
+    source, data, origin = labelled.source, labelled.data, labelled.origin
     run.forget_rows_after(-1)
     handover.record_roles(run, source, train=split.train, val=split.val, test=split.test, also=labelled.also)
     handover.report_duplicates(run, origin.runs(), source, labelled.roles.test, also=labelled.also)
@@ -44,18 +41,23 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     if settings.strategy == "scratch":
         run.note("scratch: the encoder's weights are fresh; only its architecture and input contract are used")
     contract = start.contract
+    # What is scored are images of the source, and its outputs; what is trained on may be more.
+    own = LabelledImages(source, data, labelled.roles.train, run.path)
     images = LabelledImages(labelled.joined, data, labelled.roles.train, run.path)
     split = without_damaged(with_also(split, labelled.also_indices), images, contract, run=run)
     handover.keep_pool_keys(run, labelled.joined.subset(np.concatenate([split.train, split.val])), data)
+    for note in gap_notes(split, own):
+        run.note(note)
     more = unlabelled_source(settings, images)
     if more is not None:
         handover.record_data(run, more, more, role="unlabelled")
     plan = finetune_plan(settings, num_train=len(split.train))
+    val_scores = {f"val_{name}" for name in SCORE_NAMES.values()}
     with ProgressLine(f"finetune {settings.strategy}", total=plan.num_steps) as progress, StopWish() as wish:
 
         def on_row(step: int, row: dict[str, float]) -> None:
             run.log({"step": step, "kind": "eval" if "val_loss" in row else "train", **row})
-            progress.update(step, " ".join(f"{k} {v:.3f}" for k, v in row.items() if k in ("loss", "val_accuracy")))
+            progress.update(step, " ".join(f"{k} {v:.3f}" for k, v in row.items() if k == "loss" or k in val_scores))
 
         trained = train_classifier(
             settings, start, images, split, device=device, should_stop=wish.__bool__, on_row=on_row
@@ -63,24 +65,19 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
         if wish:
             run.note("stopped before the end: nothing was scored; the same command starts this stage again")
             return wish.exit_code
-    model = first_outputs(trained.model, len(names))
-    pixels, truth = read_test(source, split.test, data, contract, run=run)
-    shares = torch.from_numpy(compute_outputs(model, pixels, contract, device=device, batch_size=256)).softmax(1)
-    predicted = shares.argmax(1).numpy()
-    confidences = shares.amax(1).double().numpy()
-    estimates = estimate(
-        truth, predicted[None], confidences=confidences[None], num_classes=len(names), seed=settings.seed
+    model, names = first_outputs(trained.model, len(own.output_names)), own.output_names
+    scored = score_test(settings, model, own, split.test, contract=contract, device=device, run=run)
+    metrics = scored.metrics + handover.training_metrics(trained, budget=settings.labels, model=settings.strategy)
+    used = handover.labels_used(
+        split, trained, origin, num_own=len(source), num_test=scored.num_images, settings=settings
     )
-    metrics = handover.as_metrics(estimates, budget=settings.labels, model=settings.strategy)
-    budget = None if isinstance(settings.labels, str) else settings.labels
-    metrics += handover.training_metrics(trained, budget=settings.labels, model=settings.strategy)
-    used = handover.labels_used(split, trained, origin, num_own=len(source), num_test=len(truth), settings=settings)
     learnt = used.train + used.val + used.also + used.earlier
     about = handover.provenance(
         f"fine-tuned ({settings.strategy})", settings.encoder, run, steps=trained.step, num_labels=learnt
     )
-    save_model(run.path / "classifier", model.to("cpu"), ModelCard("classifier", start.spec, contract, names, about))
-    write_confusion(run.path, truth, predicted, names, model=settings.strategy, labels_per_class=budget)
+    classes, targets = (names, ()) if source.task == "classes" else ((), names)
+    card = ModelCard("classifier", start.spec, contract, classes, about, source.task, targets)
+    save_model(run.path / "classifier", model.to("cpu"), card)
     handover.write_damages(run, trained.damages)
     run.write_manifest(device=str(device))
     run.finish(metrics=metrics, labels_used=used, test_scored=1)

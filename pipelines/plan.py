@@ -6,15 +6,11 @@ from typing import Any
 import yaml
 
 from ssl_ft import config
-from ssl_ft.artifact import find_model
 from ssl_ft.build.cluster import batch_script
 from ssl_ft.build.comparison_work import plan_comparison
-from ssl_ft.build.parts import duration_in_steps, encoder_spec, view_recipe
-from ssl_ft.build.pretraining import open_pool, training_memory_mb
-from ssl_ft.build.shift import open_sides
-from ssl_ft.handover import open_labelled, pretrain_path
-from ssl_ft.models.encoders import build_encoder
-from ssl_ft.models.fit import check_input
+from ssl_ft.build.pretraining import plan_pretraining
+from ssl_ft.build.shift import plan_shift
+from ssl_ft.handover import plan_labelled, pretrain_path
 
 
 def main(stage: str, settings: Any) -> int:
@@ -32,56 +28,18 @@ def main(stage: str, settings: Any) -> int:
 
 def plan_lines(settings: Any) -> list[str]:
     """The plan in sentences; data are looked at, nothing is decoded in full."""
-    if isinstance(settings, config.RunSettings):
-        return [
-            *plan_lines(settings.pretrain),
-            f"then probe, finetune by strategy={settings.finetune.strategy} and from scratch, and report",
-        ]
-    if isinstance(settings, config.PretrainSettings):
-        return _pretrain_lines(settings)
-    if isinstance(settings, config.ShiftSettings):
-        model = find_model(settings.encoder, kind="encoder")
-        sides = open_sides(settings, model)
-        return [
-            f"encoder: {model}",
-            f"up to {settings.images} of {len(sides.pool)} pool images and of {len(sides.target)} target images; test "
-            "images are not looked at",
-        ]
-    if isinstance(settings, (config.ProbeSettings, config.FinetuneSettings)):
-        labelled = open_labelled(settings)
-        source, roles = labelled.source, labelled.roles
-        also = [f"{each.location}: {len(each)} labelled images are trained on too" for each in labelled.also]
-        return [
-            f"encoder: {labelled.origin.location}",
-            f"{source.location}: {len(roles.train)} train, {len(roles.val)} val, {len(roles.test)} test images with "
-            f"labels of {len(source.class_names)} classes; test is scored once a model",
-            *also,
-        ]
-    if isinstance(settings, config.CompareSettings):
-        return plan_comparison(settings)
+    match settings:
+        case config.RunSettings():
+            return [
+                *plan_lines(settings.pretrain),
+                f"then probe, finetune by strategy={settings.finetune.strategy} and from scratch, and report",
+            ]
+        case config.PretrainSettings():
+            return plan_pretraining(settings)
+        case config.ShiftSettings():
+            return plan_shift(settings)
+        case config.ProbeSettings() | config.FinetuneSettings():
+            return plan_labelled(settings)
+        case config.CompareSettings():
+            return plan_comparison(settings)
     return []
-
-
-def _pretrain_lines(settings: config.PretrainSettings) -> list[str]:
-    data = open_pool(settings)
-    steps = duration_in_steps(settings.duration, num_images=len(data.pool), batch_size=settings.batch_size)
-    spec = encoder_spec(settings.encoder, channels=data.channels, size=data.size)
-    encoder = build_encoder(spec, seed=0)
-    check_input(encoder, spec)
-    parameters = sum(p.numel() for p in encoder.parameters())
-    share = settings.batch_size // settings.num_ranks
-    store_mb = len(data.pool) * data.channels * data.kind.short_side**2 / 2**20
-    kept_mb = store_mb if store_mb <= settings.data.cache_mb else 0
-    memory = training_memory_mb(parameters, batch_size=share, channels=data.channels, size=data.size, store_mb=kept_mb)
-    per_epoch = len(data.pool) // settings.batch_size
-    spelled = (
-        f"{steps} steps ({steps / per_epoch:.1f} epochs)" if steps else f"{settings.duration}, measured at the start"
-    )
-    return [
-        f"pool: {len(data.pool)} of {len(data.source)} images at {data.source.location} ({data.source.kind}), "
-        f"{data.channels} channels, input {data.size} x {data.size}",
-        f"encoder: {settings.encoder.name}, {parameters:,} parameters",
-        f"views: {view_recipe(settings.views, size=data.size, channels=data.channels)}",
-        f"{spelled} of {settings.batch_size} images, {share} on each of {settings.num_ranks} ranks",
-        f"memory: about {memory:.0f} MB a rank",
-    ]

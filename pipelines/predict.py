@@ -1,18 +1,19 @@
-"""Stage predict: label a folder of images with a classifier, into a CSV."""
+"""Stage predict: label a folder of images with a classifier of any task, into a CSV."""
 
 import csv
 import io
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from ssl_ft.artifact import find_model, load_model
+from ssl_ft.artifact import ModelCard, find_model, load_model
 from ssl_ft.build.parts import choose_device
 from ssl_ft.config import PredictSettings
 from ssl_ft.data.source import open_source
 from ssl_ft.errors import UserError
-from ssl_ft.evaluate.features import compute_outputs, read_inputs
+from ssl_ft.evaluate.augmented import mean_outputs, reading_contract
+from ssl_ft.evaluate.features import read_inputs
 from ssl_ft.runlog import say, write_text
 
 _BLOCK = 2048
@@ -28,19 +29,18 @@ def main(settings: PredictSettings) -> int:
     rows: list[list[object]] = []
     damaged: list[tuple[str, str]] = []
     device = choose_device(settings.device)
+    wanted = reading_contract(card.contract, how=settings.tta)
     for start in range(0, len(source), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(source)))
-        inputs = read_inputs(source, block, card.contract, max_damaged_share=1.0, max_pixels=89_478_485, workers=2)
+        inputs = read_inputs(source, block, wanted, max_damaged_share=1.0, max_pixels=89_478_485, workers=2)
         damaged += inputs.damaged
         if not len(inputs.indices):
             continue
-        logits = compute_outputs(model, inputs.pixels, card.contract, device=device, batch_size=settings.batch_size)
-        shares = torch.from_numpy(logits).softmax(1).numpy()
-        for index, share in zip(inputs.indices, shares, strict=True):
-            best = int(share.argmax())
-            rows.append(
-                [source.names[index], card.class_names[best], f"{share[best]:.6f}", *(f"{s:.6f}" for s in share)]
-            )
+        outputs = mean_outputs(
+            model, inputs.pixels, card.contract, task=card.task, how=settings.tta, device=device,
+            batch_size=settings.batch_size,
+        )  # fmt: skip
+        rows += [[source.names[index], *_cells(card, own)] for index, own in zip(inputs.indices, outputs, strict=True)]
     if not rows:
         raise UserError(f"{settings.images}: not one of {len(source)} images can be read; nothing was written")
     if len(damaged) > settings.max_damaged_share * len(source):
@@ -52,11 +52,21 @@ def main(settings: PredictSettings) -> int:
     for name, reason in damaged:
         say(f"left out: {name} ({reason})")
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([["path", "label", "probability", *card.class_names], *rows])
+    best = ["label", "probability"] if card.task == "classes" else []
+    csv.writer(text).writerows([["path", *best, *card.output_names], *rows])
     write_text(out, text.getvalue())
     say(f"{len(rows)} images labelled")
     print(out)
     return 0
+
+
+def _cells(card: ModelCard, outputs: NDArray[np.float32]) -> list[str]:
+    """The cells of one image: its class and shares, the probability of each label, or a number for each target."""
+    if card.task == "regression":
+        return [f"{value:.7g}" for value in outputs]
+    shares = [f"{share:.6f}" for share in outputs]
+    best = int(outputs.argmax())
+    return [card.class_names[best], shares[best], *shares] if card.task == "classes" else shares
 
 
 def _writable(out: Path) -> Path:

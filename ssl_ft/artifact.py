@@ -22,6 +22,12 @@ from ssl_ft.models.encoders import EncoderSpec, build_encoder, num_features, ste
 
 _FORMAT = 1
 _WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
+# What the outputs of a classifier mean, by its task.
+_OUTPUTS = {
+    "classes": "A logit for each class; `model(x).softmax(1)` gives shares that sum to 1",
+    "multi_label": "A logit for each label; `model(x).sigmoid()` gives the probability of each by itself",
+    "regression": "A number for each target, in the unit it had in the training data",
+}
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,11 @@ class ModelCard:
         kind: "encoder" or "classifier".
         spec: the architecture.
         contract: its input.
-        class_names: of a classifier, in the order of its outputs.
+        class_names: of a classifier of classes, in the order of its outputs.
         about: objective, data, versions, parent, licence, measured results: plain JSON values.
+        task: what a classifier's outputs are: "classes" (logits of shares), "multi_label" (a logit each) or
+            "regression" (numbers in the user's units).
+        target_names: of the outputs for other tasks than classes.
     """
 
     kind: str
@@ -88,6 +97,13 @@ class ModelCard:
     contract: InputContract
     class_names: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
+    task: str = "classes"
+    target_names: tuple[str, ...] = ()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of a classifier, what each of its outputs is called."""
+        return self.class_names or self.target_names
 
 
 def save_model(folder: Path, model: nn.Module, card: ModelCard) -> str:
@@ -134,8 +150,8 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelCard, str]:
             "damaged. Take it from its source again"
         )
     model = build_encoder(card.spec, seed=0)
-    if card.class_names:
-        model.reset_classifier(len(card.class_names))  # type: ignore[operator]
+    if card.output_names:
+        model.reset_classifier(len(card.output_names))  # type: ignore[operator]
     _fill(model, weights, name=card.spec.name)
     return model.eval(), card, digest
 
@@ -175,7 +191,9 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
             raise UserError(f"{path} has format {raw['format']!r}; this version of ssl_ft reads format {_FORMAT}")
         contract: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["contract"].items()}
         spec, names = EncoderSpec(**raw["spec"]), tuple(raw["class_names"])
-        card = ModelCard(raw["kind"], spec, InputContract(**contract), names, raw["about"])
+        # Models from before there were other tasks name none.
+        task, targets = raw.get("task", "classes"), tuple(raw.get("target_names", ()))
+        card = ModelCard(raw["kind"], spec, InputContract(**contract), names, raw["about"], task, targets)
         is_sealed, digest = raw.get("seal") in (None, _seal(raw)), str(raw["sha256"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UserError):
@@ -243,17 +261,22 @@ def _card_problem(card: Any) -> str:  # Any: it was read from a file
         return "mean and std must be finite numbers"
     if min(contract.std) <= 0 or contract.interpolation != "bilinear":
         return "std must be positive and interpolation bilinear"
-    are_names = all(isinstance(name, str) for name in card.class_names)
-    if not are_names or len(set(card.class_names)) < len(card.class_names):
-        return "class_names must be distinct texts"
-    return (
-        "" if bool(card.class_names) == (card.kind == "classifier") else "a classifier has class names, an encoder none"
-    )
+    for key in ("class_names", "target_names"):
+        names = getattr(card, key)
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            return f"{key} must be distinct texts"
+    if card.task not in _OUTPUTS:
+        return f"task {card.task!r} is none of {', '.join(_OUTPUTS)}"
+    if bool(card.output_names) != (card.kind == "classifier"):
+        return "a classifier has class names, an encoder none"
+    is_consistent = not (card.target_names if card.task == "classes" else card.class_names)
+    return "" if is_consistent else "task=classes has class_names, other tasks have target_names"
 
 
 def _seal(config: dict[str, Any]) -> str:
     """SHA-256 of the parts of a config that decide what the model computes; `about` may be added to by hand."""
     parts = {key: config[key] for key in ("format", "kind", "spec", "contract", "class_names", "sha256")}
+    parts |= {key: config[key] for key in ("task", "target_names") if key in config}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -273,6 +296,7 @@ def _to_json(card: ModelCard, model: nn.Module, digest: str) -> dict[str, Any]:
         "stem_edits": stem_edits(card.spec),
         "contract": asdict(card.contract),
         "class_names": list(card.class_names),
+        **({"task": card.task, "target_names": list(card.target_names)} if card.kind == "classifier" else {}),
         "about": card.about,
         "sha256": digest,
     }
@@ -281,11 +305,12 @@ def _to_json(card: ModelCard, model: nn.Module, digest: str) -> dict[str, Any]:
 
 def _card_text(card: ModelCard, model: nn.Module, digest: str) -> str:
     """The card: what it is, and lines that load it with timm alone."""
-    args = {**card.spec.timm_args(), "num_classes": len(card.class_names)}
+    args = {**card.spec.timm_args(), "num_classes": len(card.output_names)}
     contract = card.contract
     about = "\n".join(f"- {key}: {value}" for key, value in card.about.items())
     edits = "".join(f"{line}\n" for line in stem_edits(card.spec))
-    classes = f"\nClasses, in the order of the outputs: {', '.join(card.class_names)}\n" if card.class_names else ""
+    names = ", ".join(card.output_names)
+    classes = f"\n## Output\n\n{_OUTPUTS[card.task]}, in this order: {names}\n" if names else ""
     return f"""# {card.spec.name}, {card.kind}
 
 {sum(p.numel() for p in model.parameters()):,} parameters, {num_features(model)} features. Weights: `{_WEIGHTS}`

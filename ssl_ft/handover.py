@@ -12,9 +12,18 @@ from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import LabelSplit
 from ssl_ft.build.origins import Origin, find_origin, with_measured_contract
+from ssl_ft.build.tasks import check_classes, check_task
 from ssl_ft.build.transfer import Trained
 from ssl_ft.checkpoint import write_atomically
-from ssl_ft.config import AlsoSettings, DataSettings, FinetuneSettings, PretrainSettings, ProbeSettings
+from ssl_ft.config import (
+    AdaptSettings,
+    AlsoSettings,
+    DataSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    ProbeSettings,
+    SelftrainSettings,
+)
 from ssl_ft.data.duplicates import content_keys, exact_duplicates
 from ssl_ft.data.joining import join_labelled
 from ssl_ft.data.source import Source
@@ -70,6 +79,11 @@ def open_labelled(settings: ProbeSettings | FinetuneSettings) -> Labelled:
         held = "a classifier, which has been trained on its data" if origin.folder else "weights that tell of no data"
         raise UserError(f"encoder={settings.encoder} gives {held}: name the labelled set with data=")
     data = data or parent_data(origin.folder)  # type: ignore[arg-type]  # it has one: see above
+    stage = _classes_stage(settings)
+    if stage:
+        check_classes(data, stage=stage)
+    if isinstance(settings, FinetuneSettings):
+        check_task(settings, data)
     source = open_data(data)
     roles = roles_of(source, data)
     origin = with_measured_contract(origin, source, roles.train, data)
@@ -78,6 +92,27 @@ def open_labelled(settings: ProbeSettings | FinetuneSettings) -> Labelled:
     also = tuple(_training_part(each, data) for each in settings.also)
     joined = join_labelled(source, also, is_union=settings.also_classes == "union")
     return Labelled(origin, data, source, roles, also, joined)
+
+
+def _classes_stage(settings: ProbeSettings | FinetuneSettings) -> str:
+    """The stage whose settings these are, where it knows classes alone; else empty."""
+    stages = {ProbeSettings: "probe", SelftrainSettings: "selftrain", AdaptSettings: "adapt"}
+    return stages.get(type(settings), "")
+
+
+def plan_labelled(settings: ProbeSettings | FinetuneSettings) -> list[str]:
+    """What a stage on labels would start from and judge by, in sentences."""
+    labelled = open_labelled(settings)
+    source, roles = labelled.source, labelled.roles
+    what = f"labels of {len(source.class_names)} classes"
+    if source.task != "classes":
+        what = f"targets ({source.task}) {', '.join(source.target_names)}"
+    return [
+        f"encoder: {labelled.origin.location}",
+        f"{source.location}: {len(roles.train)} train, {len(roles.val)} val, {len(roles.test)} test images with "
+        f"{what}; test is scored once a model",
+        *(f"{each.location}: {len(each)} labelled images are trained on too" for each in labelled.also),
+    ]
 
 
 def _training_part(settings: AlsoSettings, data: DataSettings) -> Source:
@@ -125,7 +160,7 @@ def training_metrics(trained: Trained, *, budget: int | float | str, model: str)
     def metric(name: str, value: float, *, n: int, split: str) -> Metric:
         return Metric(name=name, value=value, n=n, split=split, labels_per_class=per_class, model=model)
 
-    rows = [] if trained.val_accuracy is None else [("val_accuracy", trained.val_accuracy)]
+    rows = [] if trained.val_accuracy is None else [(f"val_{trained.score_name}", trained.val_accuracy)]
     costs = [
         ("trained_parameters", trained.num_trained),
         ("training_seconds", trained.seconds),

@@ -60,8 +60,11 @@ class Metric(_Record):
     high: float | None = None
     n: int = Field(description="test images (or images) the number rests on")
     split: str
-    labels_per_class: int | float | None = Field(None, description="null means all labels")
+    labels_per_class: int | float | None = Field(
+        None, description="null means all labels; of other tasks than classes, labelled images in all"
+    )
     model: str
+    target: str | None = Field(None, description="the label or number it concerns; null means classes, or all of them")
 
 
 class Result(_Record):

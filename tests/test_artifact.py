@@ -258,3 +258,45 @@ class TestContract:
     def test_other_images_are_refused(self, images, message):
         with pytest.raises(UserError, match=re.escape(message)):
             CONTRACT.normalise(images)
+
+
+@pytest.mark.parametrize(
+    ("task", "meaning"), [("multi_label", "probability of each by itself"), ("regression", "unit")]
+)
+def test_a_classifier_of_another_task_says_what_its_outputs_are(tmp_path: Path, task: str, meaning: str) -> None:
+    model = build_encoder(SPEC, seed=1)
+    model.reset_classifier(2)  # type: ignore[operator]
+    save_model(tmp_path / "c", model, ModelCard("classifier", SPEC, CONTRACT, task=task, target_names=("a", "b")))
+    loaded, card, _ = load_model(tmp_path / "c")
+    assert (card.task, card.target_names, card.class_names, card.output_names) == (task, ("a", "b"), (), ("a", "b"))
+    assert loaded.get_classifier().out_features == 2  # type: ignore[operator]
+    words = (tmp_path / "c" / "README.md").read_text()
+    assert meaning in words
+    assert "in this order: a, b" in words
+    for changes, problem in (
+        ({"task": "classes"}, "task=classes has class_names, other tasks have target_names"),
+        ({"task": "segmentation"}, "task 'segmentation' is none of classes, multi_label, regression"),
+        ({"target_names": ["a", "a"]}, "target_names must be distinct texts"),
+    ):
+        edit(tmp_path / "c", **changes)
+        with pytest.raises(UserError, match=problem):
+            read_card(tmp_path / "c")
+        edit(tmp_path / "c", task=task, target_names=["a", "b"])
+    edit(tmp_path / "c", task="regression" if task == "multi_label" else "multi_label")
+    with pytest.raises(UserError, match="edited after the model was written"):
+        read_card(tmp_path / "c")
+
+
+def test_a_folder_from_before_there_were_tasks_still_loads(saved: Path, tmp_path: Path) -> None:
+    for path in (saved / "classifier").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("task", "target_names"):
+        del config[key]
+    # Its seal as it was made then: over these parts, in this way.
+    parts = {key: config[key] for key in ("format", "kind", "spec", "contract", "class_names", "sha256")}
+    config["seal"] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(config))
+    card = load_model(tmp_path)[1]
+    assert (card.task, card.class_names, card.target_names) == ("classes", NAMES, ())

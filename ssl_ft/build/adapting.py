@@ -22,6 +22,7 @@ from ssl_ft.build.data import limited, open_data, pool_of, roles_of
 from ssl_ft.build.draft import Start
 from ssl_ft.build.labels import Indices, LabelledImages, LabelSplit
 from ssl_ft.build.pairs import Contender
+from ssl_ft.build.tasks import check_classes
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
 from ssl_ft.config import AdaptSettings, DataSettings, PretrainSettings
 from ssl_ft.data.source import Source
@@ -59,6 +60,7 @@ def open_target(settings: AdaptSettings, source: Source, *, folder: Path) -> Tar
     data = settings.target
     if data is None:
         raise UserError("target= is missing: name the images of the other kind, whose test labels score the result")
+    check_classes(data, stage="adapt")
     target = open_data(data)
     roles = roles_of(target, data)
     assert target.labels is not None, "roles need labels"

@@ -15,6 +15,7 @@ from ssl_ft.build.cells import budget_sizes
 from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.shift import open_sides, read_sides
+from ssl_ft.build.tasks import check_classes
 from ssl_ft.config import AdviseSettings, DataSettings, ShiftSettings
 from ssl_ft.config.compare import STRATEGY_NAMES
 from ssl_ft.errors import UserError
@@ -40,6 +41,7 @@ def look_at_situation(settings: AdviseSettings, *, run: RunFolder, device: torch
     """
     folder = find_model(settings.encoder, kind="encoder")
     data = settings.data or parent_data(folder)
+    check_classes(data, stage="advise")
     source = open_data(data)
     roles = roles_of(source, data)
     assert source.labels is not None, "roles need labels"

@@ -21,6 +21,7 @@ from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import LabelledImages
 from ssl_ft.build.origins import own_origin
 from ssl_ft.build.strategies import STRATEGIES
+from ssl_ft.build.tasks import check_classes
 from ssl_ft.build.transfer import load_start
 from ssl_ft.config import CompareSettings, DataSettings
 from ssl_ft.data.source import Source
@@ -90,6 +91,7 @@ def open_comparison(settings: CompareSettings) -> Comparison:
         raise UserError("compare needs encoders: `ssl-ft compare encoders=runs/pretrain-...`")
     folders = _named([find_model(each, kind="encoder") for each in settings.encoders])
     data = settings.data or _common_data(folders)
+    check_classes(data, stage="compare")
     source = open_data(data)
     roles = roles_of(source, data)
     assert source.labels is not None, "roles need labels"

@@ -16,6 +16,8 @@ from ssl_ft.data.shards import HELD_GROUP_BYTES
 from ssl_ft.data.source import Source, open_source
 from ssl_ft.data.splits import Roles, assign_roles
 from ssl_ft.data.store import DecodeOptions, ImageStore, channel_statistics
+from ssl_ft.data.target_splits import assign_target_roles
+from ssl_ft.data.targets import TargetColumns
 from ssl_ft.data.windows import WindowedOrder
 from ssl_ft.errors import UserError
 from ssl_ft.seeding import derive_seed
@@ -41,8 +43,17 @@ class ImageKind:
 
 
 def open_data(settings: DataSettings) -> Source:
-    """The source with all its splits."""
-    return open_source(settings.path, kind=settings.kind, test_location=settings.test_path, download=settings.download)
+    """The source with all its splits, and the labels or targets of its task."""
+    wanted = None
+    if settings.task != "classes":
+        wanted = TargetColumns(settings.task, settings.targets, settings.separator)
+    return open_source(
+        settings.path,
+        kind=settings.kind,
+        test_location=settings.test_path,
+        download=settings.download,
+        wanted=wanted,
+    )
 
 
 def pool_of(source: Source, settings: DataSettings) -> tuple[Source, NDArray[np.int64]]:
@@ -64,7 +75,7 @@ def pool_of(source: Source, settings: DataSettings) -> tuple[Source, NDArray[np.
         test = np.flatnonzero(source.splits == settings.test_split)
         if settings.test_split is None:
             test = roles_of(source, settings).test
-    elif source.labels is not None and len(source.class_names) > 1:
+    elif source.targets is not None or (source.labels is not None and len(source.class_names) > 1):
         # The stages after this one will hold out the same images.
         test = roles_of(source, settings).test
     if source.splits is None and not len(test) and settings.limit is None:
@@ -120,8 +131,20 @@ def roles_of(source: Source, settings: DataSettings) -> Roles:
     """Train, val and test of a labelled source.
 
     Raises:
-        UserError: no labels, or splits and classes that do not allow a judgement.
+        UserError: no labels, or splits and classes (or targets) that do not allow a judgement.
     """
+    if source.targets is not None:
+        return assign_target_roles(
+            source.targets,
+            task=source.task,
+            splits=source.splits,
+            train_split=settings.train_split,
+            val_split=settings.val_split,
+            test_split=settings.test_split,
+            test_share=settings.test_share,
+            seed=settings.split_seed,
+            names=source.target_names,
+        )
     if source.labels is None:
         why = "".join(f" ({note.rstrip('.')})" for note in source.notes if "without labels" in note)
         raise UserError(

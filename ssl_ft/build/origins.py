@@ -91,7 +91,11 @@ def find_origin(location: str, settings: SourceSettings) -> Origin:
         )
     folder = find_model(location, kind=("encoder", "classifier"))
     card = read_card(folder)[0]
-    return Origin(str(folder), card.kind, replace(card, kind="encoder", class_names=()), folder)
+    return Origin(str(folder), card.kind, _headless(card), folder)
+
+
+def _headless(card: ModelCard) -> ModelCard:
+    return replace(card, kind="encoder", class_names=(), task="classes", target_names=())
 
 
 def own_origin(folder: Path) -> Origin:

@@ -7,6 +7,7 @@ from ssl_ft.config import IndexSettings
 from ssl_ft.data.indexing import build_index
 from ssl_ft.data.packing import PackOptions, check_pack_folder, pack
 from ssl_ft.data.source import Source, is_unindexed
+from ssl_ft.errors import UserError
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import RunFolder, say
 
@@ -15,8 +16,13 @@ def check_pack(settings: IndexSettings) -> None:
     """Refuse a place that cannot be packed into, before anything long is begun.
 
     Raises:
-        UserError: it is taken, or a URL.
+        UserError: it is taken, or a URL, or the data have targets, which shards have no place for.
     """
+    if settings.pack is not None and settings.data.task != "classes":
+        raise UserError(
+            f"pack={settings.pack}: shards hold classes, and would lose the targets of data.task={settings.data.task}; "
+            "leave the task out to pack images and labels, or keep the manifest"
+        )
     if settings.pack is not None:
         check_pack_folder(settings.pack)
 

@@ -31,6 +31,7 @@ from ssl_ft.build.parts import (
     pretrain_optimizer,
     pretrain_plan,
     running_average,
+    view_recipe,
 )
 from ssl_ft.compiling import compile_networks
 from ssl_ft.config import PretrainSettings
@@ -40,7 +41,7 @@ from ssl_ft.data.source import Source
 from ssl_ft.data.store import ImageStore
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.online import Watcher
-from ssl_ft.models.encoders import EncoderSpec
+from ssl_ft.models.encoders import EncoderSpec, build_encoder
 from ssl_ft.models.fit import check_input, stride_note
 from ssl_ft.pretraining import Pretraining, steps_in
 from ssl_ft.runlog import RunFolder, write_text
@@ -213,3 +214,29 @@ def training_memory_mb(num_parameters: int, *, batch_size: int, channels: int, s
     # Four float32 copies of the weights; activations of small convnets measured near 60 times the input of both views.
     activations = 2 * batch_size * channels * size * size * 4 * 60 / 2**20
     return 450 + store_mb + 16 * num_parameters / 2**20 + activations
+
+
+def plan_pretraining(settings: PretrainSettings) -> list[str]:
+    """What would be trained on what for how long, in sentences."""
+    data = open_pool(settings)
+    steps = duration_in_steps(settings.duration, num_images=len(data.pool), batch_size=settings.batch_size)
+    spec = encoder_spec(settings.encoder, channels=data.channels, size=data.size)
+    encoder = build_encoder(spec, seed=0)
+    check_input(encoder, spec)
+    parameters = sum(p.numel() for p in encoder.parameters())
+    share = settings.batch_size // settings.num_ranks
+    store_mb = len(data.pool) * data.channels * data.kind.short_side**2 / 2**20
+    kept_mb = store_mb if store_mb <= settings.data.cache_mb else 0
+    memory = training_memory_mb(parameters, batch_size=share, channels=data.channels, size=data.size, store_mb=kept_mb)
+    per_epoch = len(data.pool) // settings.batch_size
+    spelled = (
+        f"{steps} steps ({steps / per_epoch:.1f} epochs)" if steps else f"{settings.duration}, measured at the start"
+    )
+    return [
+        f"pool: {len(data.pool)} of {len(data.source)} images at {data.source.location} ({data.source.kind}), "
+        f"{data.channels} channels, input {data.size} x {data.size}",
+        f"encoder: {settings.encoder.name}, {parameters:,} parameters",
+        f"views: {view_recipe(settings.views, size=data.size, channels=data.channels)}",
+        f"{spelled} of {settings.batch_size} images, {share} on each of {settings.num_ranks} ranks",
+        f"memory: about {memory:.0f} MB a rank",
+    ]

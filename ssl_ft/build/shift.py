@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ssl_ft.artifact import InputContract, load_model
+from ssl_ft.artifact import InputContract, find_model, load_model
 from ssl_ft.build.data import limited, open_data, pool_of
 from ssl_ft.build.judging import parent_data
 from ssl_ft.config import DataSettings, ShiftSettings
@@ -78,6 +78,17 @@ def open_sides(settings: ShiftSettings, model: Path) -> Sides:
             )
         sides.append(part)
     return Sides(pool_data, settings.data, *sides)
+
+
+def plan_shift(settings: ShiftSettings) -> list[str]:
+    """What would be compared, in sentences."""
+    model = find_model(settings.encoder, kind="encoder")
+    sides = open_sides(settings, model)
+    return [
+        f"encoder: {model}",
+        f"up to {settings.images} of {len(sides.pool)} pool images and of {len(sides.target)} target images; test "
+        "images are not looked at",
+    ]
 
 
 def read_sides(settings: ShiftSettings, sides: Sides, model: Path, *, run: RunFolder, device: torch.device) -> Measured:

@@ -14,19 +14,26 @@ from torch import nn
 from ssl_ft.build.draft import Draft, Start, with_head
 from ssl_ft.build.labels import LabelledImages, LabelSplit
 from ssl_ft.build.origins import Origin, load_origin
-from ssl_ft.build.parts import optimizer_for, view_recipe
+from ssl_ft.build.parts import optimizer_for
 from ssl_ft.build.strategies import prepare
+from ssl_ft.build.tasks import (
+    JUDGES,
+    SCORE_NAMES,
+    build_label_order,
+    build_objective,
+    scale_of,
+    trained_targets,
+)
 from ssl_ft.config import FinetuneSettings
-from ssl_ft.data.batches import ViewMaker
 from ssl_ft.data.store import Damage
 from ssl_ft.errors import UserError
 from ssl_ft.loop import LoopPlan
-from ssl_ft.objectives.supervised import Supervised
 from ssl_ft.peak import PeakMemory
 from ssl_ft.result import Parent
 from ssl_ft.schedules import scaled_rate
 from ssl_ft.transfer.finetune import Fitted, ValSet, finetune, score
-from ssl_ft.transfer.strategy import Prepared
+from ssl_ft.transfer.number_head import fold_scale
+from ssl_ft.transfer.strategy import Prepared, head_of
 
 # Evaluations on val over a whole training, whatever its length in epochs.
 _MOST_EVALUATIONS = 60
@@ -48,6 +55,7 @@ class Trained:
         seconds: of preparing and training, without reading val.
         peak_memory_mb: the most this process held meanwhile, in MiB; of the GPU's memory where one computed.
         damages: training images that could not be read, each replaced by another.
+        score_name: what `val_accuracy` is: for other tasks than classes mean average precision or mean R².
     """
 
     model: nn.Module
@@ -61,6 +69,7 @@ class Trained:
     seconds: float
     peak_memory_mb: float
     damages: tuple[Damage, ...]
+    score_name: str = "accuracy"
 
 
 def load_start(origin: Origin) -> tuple[Start, Parent]:
@@ -128,7 +137,9 @@ def train_classifier(
         raise UserError("the label budget leaves nothing to train on")
     contract = start.contract
     inputs = images.inputs(split.val, contract)
-    val = ValSet(inputs.pixels, images.labels[inputs.indices])
+    scale, task = scale_of(images, split.train), images.source.task
+    labels = images.labels[inputs.indices] if task == "classes" else None
+    val = ValSet(inputs.pixels, trained_targets(images, inputs.indices, scale=scale) if labels is None else labels)
     batch_size = min(settings.batch_size, len(split.train))
     plan = finetune_plan(settings, num_train=len(split.train))
     if num_steps is not None:
@@ -139,18 +150,23 @@ def train_classifier(
     if prepared.groups:
         store = images.store(split.train, contract, seed=settings.seed)
         fitted = finetune(
-            _objective(settings, prepared, images, split, start=start).to(device),
+            build_objective(settings, prepared, images, split.train, contract=contract).to(device),
             optimizer_for(settings.optim, prepared.groups, batch_size=batch_size), store, val,
             prepared=prepared, contract=contract, plan=plan, stop_at=stop_at, batch_size=batch_size,
             patience=settings.patience, device=device, seed=settings.seed, should_stop=should_stop, on_row=on_row,
+            judge=JUDGES[task], score_name=SCORE_NAMES[task],
+            order=build_label_order(settings, images, split.train),
         )  # fmt: skip
         plan_steps, damages = plan.num_steps, store.damages
     elif len(val.labels):
         # What is kept was fitted on val too; how good it is, val can tell of the same fit without it alone.
         without = _prepare(settings, start, images, replace(split, val=split.val[:0]), device=device)
         fitted = Fitted(0, *score(without.merge(), val, contract, device=device))
+    merged = prepared.merge().to("cpu").eval()
+    if scale is not None:
+        fold_scale(head_of(merged), scale)
     return Trained(
-        prepared.merge().to("cpu").eval(),
+        merged,
         fitted.step,
         plan_steps,
         fitted.val_accuracy,
@@ -161,26 +177,13 @@ def train_classifier(
         round(time.monotonic() - began, 3),
         peak.mb(),
         tuple(damages),
+        SCORE_NAMES[task],
     )
 
 
 def _prepare(
     settings: FinetuneSettings, start: Start, images: LabelledImages, split: LabelSplit, *, device: torch.device
 ) -> Prepared:
-    model = with_head(copy.deepcopy(start.encoder), num_classes=len(images.source.class_names), seed=settings.seed)
+    model = with_head(copy.deepcopy(start.encoder), num_classes=len(images.output_names), seed=settings.seed)
     draft = Draft(model.to(device), start, images, split.train, split.val, device)
     return prepare(settings, draft)
-
-
-def _objective(
-    settings: FinetuneSettings, prepared: Prepared, images: LabelledImages, split: LabelSplit, *, start: Start
-) -> Supervised:
-    contract = start.contract
-    recipe = view_recipe(settings.views, size=contract.size, channels=contract.channels)
-    return Supervised(
-        prepared.model,
-        torch.from_numpy(images.labels[split.train]),
-        views=ViewMaker(recipe, contract.mean, contract.std, settings.seed),
-        label_smoothing=settings.label_smoothing,
-        penalty=prepared.penalty,
-    )

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ssl_ft.config.base import Positive, short
+from ssl_ft.config.combinations import finetune_alone
 from ssl_ft.config.parts import DataSettings
 from ssl_ft.config.transfer import FinetuneSettings
 from ssl_ft.schedules import parse_duration
@@ -37,4 +38,11 @@ class AdaptSettings(FinetuneSettings):
             raise ValueError(
                 f"strategy={self.strategy} {why}, to which method={self.method} cannot be added; use strategy=full"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_finetune_its_own(self) -> Self:
+        problems = finetune_alone(self.model_fields_set)
+        if problems:
+            raise ValueError("\n".join(problems))
         return self

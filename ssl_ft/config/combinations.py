@@ -1,4 +1,22 @@
-"""Ways of computing a step that do not go together, each with the reason."""
+"""Settings that do not go together, each with the reason: ways of computing a step, and what is finetune's alone."""
+
+# What a stage that trains as finetune does leaves alone, with the reason.
+_OF_FINETUNE = {
+    "also": "further labelled sources are joined by finetune alone",
+    "also_classes": "further labelled sources are joined by finetune alone",
+    "tta": "test is predicted from one view of each image here, and outputs are averaged by finetune and predict alone",
+    "regression": "numbers are learnt by finetune alone",
+}
+
+
+def finetune_alone(given: set[str], *, prefix: str = "") -> list[str]:
+    """A sentence for each setting that was given and concerns finetune alone.
+
+    Args:
+        given: names of fields of `FinetuneSettings` that were set.
+        prefix: of their names, as the person wrote them.
+    """
+    return [f"{prefix}{key}: {why}; leave it out" for key, why in _OF_FINETUNE.items() if key in given]
 
 
 def misfits(

@@ -5,12 +5,13 @@ from typing import Annotated, Self, get_args
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ssl_ft.config.base import Budget, Count, Probability, Stage, several, short
+from ssl_ft.config.combinations import finetune_alone
 from ssl_ft.config.parts import DataSettings
 from ssl_ft.config.transfer import FinetuneSettings
 
 STRATEGY_NAMES: tuple[str, ...] = get_args(FinetuneSettings.model_fields["strategy"].annotation)
 # Each cell of a comparison has its own.
-_OF_A_CELL = ("encoder", "data", "strategy", "labels", "draw", "seed", "device", "threads", "out")
+_OF_A_CELL = ("encoder", "source", "data", "strategy", "labels", "draw", "seed", "device", "threads", "out")
 
 
 class CompareSettings(Stage):
@@ -68,6 +69,7 @@ class CompareSettings(Stage):
         given = [f"finetune.{key}" for key in _OF_A_CELL if key in self.finetune.model_fields_set]
         if given:
             problems.append(f"{' and '.join(given)}: compare sets these itself; leave them out")
+        problems += finetune_alone(self.finetune.model_fields_set, prefix="finetune.")
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ssl_ft.config.base import Count, Decay, Positive, Probability, Settings, Share, Span
+from ssl_ft.config.base import Count, Decay, Positive, Probability, Settings, Share, Span, several
 
 DataKind = Literal["auto", "class_folders", "flat", "manifest", "parquet", "array", "shards", "torchvision", "digits"]
 
@@ -16,6 +16,15 @@ class DataSettings(Settings):
         "torchvision:NAME",
     )
     kind: DataKind = Field("auto", description="what path is; auto looks at what is there")
+    task: Literal["classes", "multi_label", "regression"] = Field(
+        "classes", description="what the labels are: one class an image, yes or no for each of several, or numbers"
+    )
+    targets: Annotated[tuple[str, ...], BeforeValidator(several)] = Field(
+        (), description="multi_label, regression: the columns (entries of a .npz) to learn; blank values are left out"
+    )
+    separator: str | None = Field(
+        None, description="multi_label: targets names one column of names, such as cat;dog, with this between them"
+    )
     test_path: str | None = Field(None, description="a second source of the same kind whose images are the test split")
     train_split: str = Field("train", description="name of the split that is pretrained on and gives training labels")
     val_split: str | None = Field(
@@ -45,6 +54,23 @@ class DataSettings(Settings):
     window_images: Count = Field(
         8192, description="shards: about how many images are mixed at a time; a window of Parquet stays in memory"
     )
+
+    @model_validator(mode="after")
+    def _task_and_targets(self) -> Self:
+        problems = []
+        if self.task == "classes" and self.targets:
+            problems.append(
+                "targets concerns other tasks: set task=multi_label (columns of 0 and 1) or task=regression (numbers)"
+            )
+        if self.task != "classes" and not self.targets:
+            problems.append(f"task={self.task} needs the columns to learn: targets='[a, b]'")
+        if self.separator is not None and self.task != "multi_label":
+            problems.append(f"separator={self.separator!r} concerns task=multi_label alone; leave it out")
+        if self.separator == "":
+            problems.append("separator must be a character, such as ';'")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
 
 class AlsoSettings(Settings):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ssl_ft.config.base import Count, short
+from ssl_ft.config.combinations import finetune_alone
 from ssl_ft.config.parts import DataSettings, ViewSettings
 from ssl_ft.config.transfer import FinetuneSettings
 
@@ -36,4 +37,11 @@ class SelftrainSettings(FinetuneSettings):
                 "strategy=probe: a student learns by strong views, and a solved probe sees none; use teacher=probe "
                 "with strategy=full, or strategy=partial"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_finetune_its_own(self) -> Self:
+        problems = finetune_alone(self.model_fields_set)
+        if problems:
+            raise ValueError("\n".join(problems))
         return self

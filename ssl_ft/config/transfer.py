@@ -19,6 +19,7 @@ from ssl_ft.config.strategies import (
     PartialSettings,
     misfits,
 )
+from ssl_ft.config.targets import ImbalanceSettings, MixSettings, RegressionSettings
 
 
 class ProbeSettings(Stage):
@@ -80,7 +81,11 @@ class FinetuneSettings(Stage):
         description="statistics that batch norms of moving layers use while training; none: source for l2sp and "
         "feature_distance, else batch",
     )
-    labels: Budget = Field("all", description="labels per class, a share in (0, 1), or all; val is taken from them")
+    labels: Budget = Field(
+        "all",
+        description="labels per class (of other tasks: labelled images in all), a share in (0, 1), or all; val is "
+        "taken from them",
+    )
     draw: int = Field(0, ge=0, description="which random draw of the budget")
     val_share: Share = Field(0.2, description="share of the budget to stop and choose on")
     epochs: Count = Field(50, description="most passes over the training labels")
@@ -94,6 +99,12 @@ class FinetuneSettings(Stage):
         0.1, description="the encoder's learning rate as a share of the head's (scratch: 1)"
     )
     label_smoothing: Probability = Field(0.0, description="share of each label spread over the classes")
+    imbalance: ImbalanceSettings = Field(ImbalanceSettings(), description="what is done about rare classes")
+    mix: MixSettings = Field(MixSettings(), description="images mixed with one another, targets alike")
+    regression: RegressionSettings = Field(RegressionSettings(), description="of data.task=regression")
+    tta: Literal["none", "flip", "crops"] = Field(
+        "none", description="test score from the mean over views: the image and its mirror image, or ten crops"
+    )
     views: Annotated[ViewSettings, short("recipe")] = Field(ViewSettings(recipe="gentle"), description="augmentation")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: mixed")
 
@@ -119,6 +130,16 @@ class RunSettings(Settings):
     out: str = Field("runs/demo", description="folder of all run folders, report.html and result.json")
 
     @model_validator(mode="after")
+    def _is_judged_by_classes(self) -> Self:
+        given = {"pretrain": self.pretrain.data, "probe": self.probe.data, "finetune": self.finetune.data}
+        others = [f"{stage}.data.task={data.task}" for stage, data in given.items() if data and data.task != "classes"]
+        if others:
+            raise ValueError(
+                f"{others[0]}: run judges by probe, which knows classes alone; call pretrain and finetune one by one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _waits_for_pretraining(self) -> Self:
         if self.pretrain.slurm is not None:
             raise ValueError(
@@ -131,7 +152,13 @@ class RunSettings(Settings):
 class PredictSettings(Settings):
     classifier: str = Field("", description="a finetune run folder, or the classifier folder in it")
     images: str = Field("", description="a folder of images or any other source")
-    out: str = Field("predictions.csv", description="the CSV: path, label, probability, then one column a class")
+    out: str = Field(
+        "predictions.csv",
+        description="the CSV: path, label, probability, then one column a class; of other tasks one a target",
+    )
+    tta: Literal["none", "flip", "crops"] = Field(
+        "none", description="mean over views: the image and its mirror image, or ten crops"
+    )
     max_damaged_share: Probability = Field(0.01, description="share of unreadable images past which nothing is written")
     batch_size: Count = Field(256, description="images a forward pass")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_ft.data.listing import Source, encode_labels, encode_splits, sample_content, sample_divisor
+from ssl_ft.data.targets import TargetColumns, encode_targets, missing_columns, with_targets
 from ssl_ft.errors import UserError
 
 _PIXEL_TYPES = "uint8, uint16, or float from 0 to 1"
@@ -15,15 +16,21 @@ _ADVICE = f"Wanted is [images, height, width] or [images, height, width, channel
 _RANGE_SAMPLE = 64  # images looked at to tell a wrong float range before a run starts; the rest is seen when decoded
 
 
-def open_array(path: Path) -> Source:
+def open_array(path: Path, *, wanted: TargetColumns | None = None) -> Source:
     """Images [N,H,W] or [N,H,W,C] from a .npy, or from the entry `images` of a .npz with `labels` and `split` if known.
 
+    Args:
+        path: the file.
+        wanted: entries [N] of a .npz to read as targets, instead of labels.
+
     Raises:
-        UserError: unreadable file, another shape, type or range, channels first, or entries of unequal
-            length.
+        UserError: unreadable file, another shape, type or range, channels first, entries of unequal length, or targets
+            that are none.
     """
-    images, labels_found, splits_found = _load(path)
+    images, sides = _load(path, wanted)
     _check_images(images, path)
+    labels_found = sides.get("labels") if wanted is None else None
+    splits_found = sides.get("split")
     labels, classes, notes = encode_labels([None] * len(images) if labels_found is None else labels_found, str(path))
     splits = None if splits_found is None else encode_splits(splits_found, str(path))
     divisor = sample_divisor(images.nbytes)
@@ -32,7 +39,7 @@ def open_array(path: Path) -> Source:
         image = images[index]
         return image.astype(np.float32) if np.issubdtype(image.dtype, np.floating) else np.asarray(image)
 
-    return Source(
+    source = Source(
         kind="array",
         location=str(path),
         names=[f"{path.name}#{index}" for index in range(len(images))],
@@ -43,14 +50,19 @@ def open_array(path: Path) -> Source:
         splits=splits,
         notes=notes,
     )
+    if wanted is None:
+        return source
+    return with_targets(source, encode_targets([sides[name] for name in wanted.names], wanted, where=str(path)))
 
 
-def _load(path: Path) -> tuple[NDArray[Any], list[object] | None, list[object] | None]:
-    """Images and, where there are any, labels and splits, of equal length."""
+def _load(path: Path, wanted: TargetColumns | None) -> tuple[NDArray[Any], dict[str, list[object]]]:
+    """Images and, of equal length, labels, splits and targets where there are any."""
     try:
         with open(path, "rb") as file:  # our own handle: np.load leaves its own open when an archive is broken
             if file.read(2) != b"PK":  # the start of a zip archive, which a .npz is
-                return np.load(path, mmap_mode="r", allow_pickle=False), None, None
+                if wanted is not None:
+                    raise UserError(f"{path} holds images alone; save them with their targets as a .npz")
+                return np.load(path, mmap_mode="r", allow_pickle=False), {}
             file.seek(0)
             with np.load(file, allow_pickle=False) as entries:
                 if "images" not in entries.files:
@@ -58,8 +70,12 @@ def _load(path: Path) -> tuple[NDArray[Any], list[object] | None, list[object] |
                         f"{path} has no entry `images`; its entries are {', '.join(entries.files) or 'none'}. "
                         "Save it with np.savez(path, images=..., labels=..., split=...)."
                     )
+                problem = "" if wanted is None else missing_columns(wanted, entries.files, where=str(path))
+                if problem:
+                    raise UserError(problem)
                 images = entries["images"]
-                sides = {key: entries[key] for key in ("labels", "split") if key in entries.files}
+                read = dict.fromkeys(["labels", "split", *(() if wanted is None else wanted.names)])
+                sides = {key: entries[key] for key in read if key in entries.files}
     except UserError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -72,8 +88,7 @@ def _load(path: Path) -> tuple[NDArray[Any], list[object] | None, list[object] |
                 f"{path}: `{key}` has shape {side.shape}, but there are {len(images) if images.ndim else 0} "
                 "images. Give one value per image."
             )
-    values = {key: list(side.tolist()) for key, side in sides.items()}
-    return images, values.get("labels"), values.get("split")
+    return images, {key: list(side.tolist()) for key, side in sides.items()}
 
 
 def _check_images(images: NDArray[Any], path: Path) -> None:

@@ -31,7 +31,8 @@ class Batch:
     Attributes:
         images_BCSS: uint8 [B, C, S, S], whole images squashed to a square; None where views are cut.
         aspects_B: float32 [B], width/height before squashing; None where views are cut.
-        indices_B: int64 [B], numbers in the pool.
+        indices_B: int64 [B], numbers in the pool; one beyond the pool's N images is a repeat, in another view, of the
+            image that it leaves over N (`balanced.py`).
         epoch: which pass over the pool.
         cuts_NBCVV: uint8 [number of views, B, C, V, V], placed but neither blurred nor coloured.
     """
@@ -168,10 +169,11 @@ def batches(
     def fetch(step: int) -> Batch:
         epoch, indices = batch_indices(step, num_images=len(store), batch_size=batch_size, seed=seed, order=order)
         mine = indices[own]
+        images = mine % len(store)
         if cutting is None or store.is_decoded:
-            return Batch(*store.fetch(mine), mine, epoch)
+            return Batch(*store.fetch(images), mine, epoch)
         draws = [view_draws(mine, seed=seed, epoch=epoch, view=view) for view in range(cutting.num_views)]
-        return Batch(None, None, mine, epoch, store.fetch_views(mine, torch.stack(draws), recipe=cutting.recipe))
+        return Batch(None, None, mine, epoch, store.fetch_views(images, torch.stack(draws), recipe=cutting.recipe))
 
     if store.is_decoded or workers == 0:
         yield from map(fetch, range(start_step, num_steps))

@@ -68,6 +68,10 @@ class Source:
         stretches: which images lie together, so that reading in their order is cheap; None where that is no matter.
         identity: hex digest that stands for all of names, labels, splits and evidence where walking through them
             would take too long; None where `fingerprint` does walk.
+        targets: float32 [N, K] of multi-label or regression targets, NaN = missing; None where the source was opened
+            for classes.
+        target_names: of the K targets.
+        task: "classes", or what the targets are: "multi_label" or "regression".
     """
 
     kind: str
@@ -81,11 +85,17 @@ class Source:
     notes: tuple[str, ...] = ()
     stretches: Stretches | None = None
     identity: str | None = None
+    targets: NDArray[np.float32] | None = None
+    target_names: tuple[str, ...] = ()
+    task: str = "classes"
 
     def __post_init__(self) -> None:
         count = len(self.names)
         assert isinstance(self.names, LazyNames) or len(set(self.names)) == count, "names of a source are unique"
         assert self.splits is None or len(self.splits) == count, "one split per image"
+        if self.targets is not None:
+            assert self.targets.shape == (count, len(self.target_names)), "one target of each name per image"
+            assert self.targets.dtype == np.float32, "targets are float32"
         if self.labels is not None:
             assert self.labels.shape == (count,), "one label per image"
             assert self.labels.dtype == np.int64, "labels are int64"
@@ -111,6 +121,7 @@ class Source:
             evidence=lambda i: evidence(place(i)),
             labels=None if self.labels is None else self.labels[rows],
             splits=None if self.splits is None else self.splits[rows],
+            targets=None if self.targets is None else self.targets[rows],
             stretches=None if self.stretches is None or not len(kept) else self.stretches.of(kept),
             identity=None
             if self.identity is None
@@ -128,7 +139,7 @@ class Source:
         return np.arange(count) * len(self) // max(1, count)
 
     def fingerprint(self) -> str:
-        """Hex sha256 of names, labels, class names, splits and evidence, row by row.
+        """Hex sha256 of names, labels, class names, splits, targets and evidence, row by row.
 
         Evidence is the file's size where images are files (so an edit that keeps the size goes unseen:
         reading every file would take minutes), and the stored bytes where images are packed (beyond
@@ -139,13 +150,15 @@ class Source:
         if self.identity is not None:
             return self.identity
         digest = hashlib.sha256()
-        for text in self.class_names:
+        for text in (*self.class_names, *self.target_names):
             _feed(digest, text.encode())
         for index, name in enumerate(self.names):
             label = "" if self.labels is None else str(self.labels[index])
             split = "" if self.splits is None else str(self.splits[index])
             _feed(digest, f"{name}\0{label}\0{split}".encode())
             _feed(digest, self.evidence(index))
+            if self.targets is not None:
+                _feed(digest, self.targets[index].astype("<f4").tobytes())
         return digest.hexdigest()
 
 
@@ -293,12 +306,16 @@ def encode_splits(values: Sequence[object], where: str) -> NDArray[np.str_] | No
 
 
 def census(source: Source) -> list[str]:
-    """Sentences on how many images each class and each split has."""
+    """Sentences on how many images each class, each target and each split has."""
     sentences = []
     if source.labels is not None:
         counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.class_names)).tolist()
         named = zip(source.class_names, counts, strict=True)
         sentences.append("labels: " + ", ".join(f"{name} {count}" for name, count in named))
+    if source.targets is not None:
+        known = (~np.isnan(source.targets)).sum(axis=0).tolist()
+        named = zip(source.target_names, known, strict=True)
+        sentences.append("targets: " + ", ".join(f"{name} {count}" for name, count in named))
     if source.splits is not None:
         found = zip(*np.unique(source.splits, return_counts=True), strict=True)
         sentences.append("splits: " + ", ".join(f"{name} {count}" for name, count in found))

@@ -8,22 +8,29 @@ from pathlib import Path
 
 from ssl_ft.data.folders import IMAGE_EXTENSIONS, printable_names, read_file
 from ssl_ft.data.listing import Source, encode_named_labels, encode_splits
-from ssl_ft.data.tables import Columns, parquet_columns
+from ssl_ft.data.tables import Columns, parquet_columns, target_values
+from ssl_ft.data.targets import TargetColumns, encode_targets, missing_columns, with_targets
 from ssl_ft.errors import UserError
 
 _COLUMNS = ("path", "label", "label_name", "split")
 
 
-def open_manifest(path: Path) -> Source:
+def open_manifest(path: Path, *, wanted: TargetColumns | None = None) -> Source:
     """Rows of a CSV (comma, semicolon or tab) or Parquet file with columns path[, label][, label_name][, split].
 
     Paths are relative to the manifest's own folder, or absolute. A blank label means unlabelled.
 
+    Args:
+        path: the manifest.
+        wanted: columns to read as targets, instead of labels.
+
     Raises:
-        UserError: columns missing, no rows, files missing or of unsupported type, a path named twice.
+        UserError: columns missing, no rows, files missing or of unsupported type, a path named twice, targets that are
+            none.
     """
     is_parquet = path.suffix.lower() == ".parquet"
-    columns = parquet_columns(path, _COLUMNS) if is_parquet else _csv_columns(path)
+    read = ("path", "split") if wanted is not None else _COLUMNS
+    columns, lines = (parquet_columns(path, read), None) if is_parquet else _csv_columns(path, wanted)
     if "path" not in columns:
         found = parquet_columns(path, ()) if is_parquet else columns
         raise UserError(
@@ -41,10 +48,13 @@ def open_manifest(path: Path) -> Source:
             f"The manifest {path} names {len(twice)} files more than once (first: {twice[0]}). Keep one row per image."
         )
     blanks = [None] * len(names)
+    if wanted is not None:
+        values = target_values(path, wanted) if is_parquet else [columns[name] for name in wanted.names]
+        columns = {key: value for key, value in columns.items() if key == "split"}
     labels, classes, notes = encode_named_labels(
         columns.get("label", blanks), columns.get("label_name", blanks), str(path)
     )
-    return Source(
+    source = Source(
         kind="manifest",
         location=str(path),
         names=printable_names(names),
@@ -55,9 +65,13 @@ def open_manifest(path: Path) -> Source:
         splits=encode_splits(columns.get("split", blanks), str(path)),
         notes=notes,
     )
+    if wanted is None:
+        return source
+    return with_targets(source, encode_targets(values, wanted, where=str(path), rows=lines))
 
 
-def _csv_columns(path: Path) -> Columns:
+def _csv_columns(path: Path, wanted: TargetColumns | None) -> tuple[Columns, list[int]]:
+    """The columns by name, and the line of each row."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             header = file.readline()
@@ -71,6 +85,7 @@ def _csv_columns(path: Path) -> Columns:
     if not rows:
         raise UserError(f"The manifest {path} is empty. Wanted is a header (path,label,split) and one row per image.")
     names = [name.strip() for name in rows[0]]
+    _check_header(path, names, wanted)
     body = [(number, row) for number, row in enumerate(rows[1:], start=2) if row]
     for number, row in body:
         if len(row) != len(names):
@@ -78,7 +93,20 @@ def _csv_columns(path: Path) -> Columns:
                 f"The manifest {path}, line {number}, has {len(row)} fields where the header has "
                 f"{len(names)}. Put texts that contain the separator in quotes."
             )
-    return {name: [row[index] for _, row in body] for index, name in enumerate(names)}
+    lines = [number for number, _ in body]
+    return {name: [row[index] for _, row in body] for index, name in enumerate(names)}, lines
+
+
+def _check_header(path: Path, names: list[str], wanted: TargetColumns | None) -> None:
+    read = [*_COLUMNS, *(() if wanted is None else wanted.names)]
+    twice = [name for name in read if names.count(name) > 1]
+    if twice:
+        raise UserError(
+            f"The manifest {path} has {names.count(twice[0])} columns called {twice[0]!r}; give each its own name."
+        )
+    problem = "" if wanted is None else missing_columns(wanted, names, where=f"The manifest {path}")
+    if problem:
+        raise UserError(problem)
 
 
 def _file_sizes(manifest: Path, names: list[str], files: list[str]) -> list[int]:

@@ -19,7 +19,10 @@ _ROUNDS = 6
 
 
 class Order(Protocol):
-    """Sends places in an epoch to images, as a bijection of 0..num_items-1 that `key` names; `permute` is one."""
+    """Sends places in an epoch to images, as a bijection of 0..num_items-1 that `key` names; `permute` is one.
+
+    `BalancedOrder` is none: it numbers repeats of image i as i + num_items, i + 2 num_items, ….
+    """
 
     def __call__(self, positions: Tensor, *, num_items: int, key: int) -> Tensor:
         """The images int64 [B] at `positions` (int64 [B])."""

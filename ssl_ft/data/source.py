@@ -8,6 +8,7 @@ import difflib
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ssl_ft.data.arrays import open_array
@@ -19,6 +20,7 @@ from ssl_ft.data.named import open_digits, open_torchvision
 from ssl_ft.data.places import is_url, open_folder
 from ssl_ft.data.shards import open_shards
 from ssl_ft.data.tables import open_parquet, parquet_columns, parquet_files
+from ssl_ft.data.targets import TargetColumns, join_targets
 from ssl_ft.errors import UserError
 
 __all__ = ["KINDS", "Source", "is_unindexed", "open_source"]
@@ -34,13 +36,24 @@ KINDS: dict[str, Callable[[str, bool], Source]] = {
     "torchvision": lambda location, download: open_torchvision(location, download=download),
     "digits": lambda location, _: open_digits(),
 }
+# The kinds whose columns can be read as targets other than classes.
+TARGET_KINDS: dict[str, Callable[[str, TargetColumns], Source]] = {
+    "manifest": lambda location, wanted: open_manifest(_file(location), wanted=wanted),
+    "parquet": lambda location, wanted: open_parquet(_existing(location), wanted=wanted),
+    "array": lambda location, wanted: open_array(_file(location), wanted=wanted),
+}
 _FILE_KINDS = {".csv": "manifest", ".tsv": "manifest", ".npy": "array", ".npz": "array"}
 
 
 def open_source(
-    location: str, *, kind: str = "auto", test_location: str | None = None, download: bool = False
+    location: str,
+    *,
+    kind: str = "auto",
+    test_location: str | None = None,
+    download: bool = False,
+    wanted: TargetColumns | None = None,
 ) -> Source:
-    """The images at `location`, with labels and splits where there are any.
+    """The images at `location`, with labels (or targets, where they are wanted) and splits where there are any.
 
     Args:
         location: a folder, the URL of a folder of shards, a .csv, .parquet, .npy or .npz file, "digits", or
@@ -49,14 +62,25 @@ def open_source(
         test_location: a second source of the same kind. It becomes the test split, and the first the train
             split; classes are matched by name.
         download: whether torchvision may fetch a named set that is not there.
+        wanted: columns to read as targets; the source has no class labels then.
 
     Raises:
-        UserError: nothing there, unreadable, of no known kind, or not of the kind named.
+        UserError: nothing there, unreadable, of no known kind, not of the kind named, or of one without columns of
+            targets.
     """
     if kind not in ("auto", *KINDS):
         near = difflib.get_close_matches(kind, KINDS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"kind={kind} is not a kind of data source. Allowed are auto, {', '.join(KINDS)}.{hint}")
+    if wanted is not None:
+        kind = _target_kind(location, kind)
+        first = TARGET_KINDS[kind](location, wanted)
+        if test_location is None:
+            return first
+        test = TARGET_KINDS[kind](test_location, wanted)
+        targets, names = join_targets(first, test)
+        bare = join_test(*(replace(each, targets=None, target_names=()) for each in (first, test)))
+        return replace(bare, targets=targets, target_names=names)
     first = _open_auto(location, download) if kind == "auto" else KINDS[kind](location, download)
     if test_location is None:
         return first
@@ -97,6 +121,32 @@ def _open_auto(location: str, download: bool) -> Source:
         f"{path} is of no kind read here (its name ends in {suffix or 'no extension'}). Name a folder of "
         "images, a .csv or .parquet file, or a .npy or .npz file."
     )
+
+
+def _target_kind(location: str, kind: str) -> str:
+    """What the source is, among kinds that hold columns of targets.
+
+    Raises:
+        UserError: it is another.
+    """
+    allowed = "a CSV or Parquet manifest, Parquet files of images, or a .npz with an entry a target"
+    if kind == "auto":
+        path = (
+            None
+            if is_url(location) or location.startswith("torchvision:") or location == "digits"
+            else _existing(location)
+        )
+        suffix = "" if path is None else path.suffix.lower()
+        if path is not None and path.is_dir() and parquet_files(path) and not _holds_shards(path):
+            kind = "parquet"
+        elif path is not None and suffix == ".parquet":
+            kind = "parquet" if "image" in parquet_columns(path, ()) else "manifest"
+        else:
+            kind = _FILE_KINDS.get(suffix, "auto")
+    if kind not in TARGET_KINDS:
+        what = location if kind == "auto" else f"{location} (read as {kind})"
+        raise UserError(f"{what} has no columns of targets, which data.targets asks for; name {allowed}")
+    return kind
 
 
 def _open_folder(path: Path) -> Source:

@@ -78,7 +78,7 @@ def assign_roles(
             that val lacks.
     """
     found = [] if splits is None else sorted({str(name) for name in splits} - {""})
-    _check_split_names(found, train_split=train_split, val_split=val_split, test_split=test_split)
+    check_split_names(found, train_split=train_split, val_split=val_split, test_split=test_split)
     if not np.any(labels >= 0):
         raise UserError(
             "None of the images has a label, so nothing can be trained or scored on labels: "
@@ -130,7 +130,7 @@ def label_budget(
         )
     bought = []
     for cls, members in _by_class(labels, candidates):
-        count = max(1, _rounded(per_class * len(members))) if is_share else int(per_class)
+        count = max(1, rounded(per_class * len(members))) if is_share else int(per_class)
         if count > len(members):
             smallest = min(len(others) for _, others in _by_class(labels, candidates))
             raise UserError(
@@ -178,7 +178,7 @@ def _split_off(
     assert 0.0 < share < 1.0, "a share lies between 0 and 1"
     kept, taken = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for cls, members in _by_class(labels, indices):
-        count = 0 if len(members) < 2 else min(max(1, _rounded(share * len(members))), len(members) - 1)
+        count = 0 if len(members) < 2 else min(max(1, rounded(share * len(members))), len(members) - 1)
         order = _shuffled(members, purpose=purpose, seed=seed, draw=draw, cls=cls)
         taken.append(order[:count])
         kept.append(order[count:])
@@ -205,12 +205,18 @@ def _members(labels: Indices, splits: NDArray[Any], name: str) -> Indices:
     return np.flatnonzero((splits == name) & (labels >= 0)).astype(np.int64)
 
 
-def _rounded(value: float) -> int:
+def rounded(value: float) -> int:
+    """The nearest whole number."""
     # Halves go up: Python's round() would take 2 of 5 but 4 of 7 at one half.
     return int(np.floor(value + 0.5))
 
 
-def _check_split_names(found: list[str], *, train_split: str, val_split: str | None, test_split: str | None) -> None:
+def check_split_names(found: list[str], *, train_split: str, val_split: str | None, test_split: str | None) -> None:
+    """Refuse names of splits that are not there, or hold two roles.
+
+    Raises:
+        UserError: as said.
+    """
     wanted = {"train_split": train_split, "val_split": val_split, "test_split": test_split}
     if not found:
         if val_split is not None:

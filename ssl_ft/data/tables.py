@@ -22,6 +22,7 @@ from ssl_ft.data.listing import (
     sample_content,
     sample_divisor,
 )
+from ssl_ft.data.targets import TargetColumns, encode_targets, missing_columns, with_targets
 from ssl_ft.errors import UserError
 
 # Encoded images up to this size are held in memory; larger sets are read one row group at a time.
@@ -32,15 +33,20 @@ SPLIT_FILE = re.compile(r"(train|val|valid|validation|test)([-_.]\d.*)?", re.IGN
 Columns = dict[str, Sequence[object]]
 
 
-def open_parquet(path: Path) -> Source:
+def open_parquet(path: Path, *, wanted: TargetColumns | None = None) -> Source:
     """Parquet with encoded images in a column `image`: bytes, or a struct {bytes, path} as on the Hugging Face hub.
 
     Optional columns: label, label_name, path, split. A folder holds one or more such files; those called
     train, val (valid, validation) or test, with or without a shard number (train-00000-of-00002.parquet),
     give the splits.
 
+    Args:
+        path: the file, or the folder of them.
+        wanted: columns to read as targets, instead of labels.
+
     Raises:
-        UserError: no such files or columns, no rows, or files with and without a split name side by side.
+        UserError: no such files or columns, no rows, files with and without a split name side by side, or targets that
+            are none.
     """
     paths = parquet_files(path) if path.is_dir() else [path]
     if not paths:
@@ -49,9 +55,12 @@ def open_parquet(path: Path) -> Source:
     starts = list(accumulate((table.rows for table in tables), initial=0))
     if not starts[-1]:
         raise UserError(f"{path} holds no rows. Name a Parquet file with at least one image.")
-    values = [value for table in tables for value in table.column("label")]
-    class_words = [value for table in tables for value in table.class_words()]
-    labels, classes, notes = encode_named_labels(values, class_words, str(path))
+    if wanted is None:
+        values = [value for table in tables for value in table.column("label")]
+        class_words = [value for table in tables for value in table.class_words()]
+        labels, classes, notes = encode_named_labels(values, class_words, str(path))
+    else:
+        labels, classes, notes = None, (), ()
     large = [table.path.name for table in tables if not table.is_held]
     if large:
         notes += (f"{', '.join(large[:5])}: too large to hold in memory, read one row group at a time.",)
@@ -69,7 +78,7 @@ def open_parquet(path: Path) -> Source:
         table, row = locate(index)
         return table.evidence(row, divisor)
 
-    return Source(
+    source = Source(
         kind="parquet",
         location=str(path),
         names=_row_names(tables),
@@ -80,6 +89,25 @@ def open_parquet(path: Path) -> Source:
         splits=encode_splits(_file_splits(path, tables), str(path)),
         notes=notes,
     )
+    if wanted is None:
+        return source
+    parts = [target_values(table.path, wanted) for table in tables]
+    joined = [[value for part in parts for value in part[place]] for place in range(len(wanted.names))]
+    return with_targets(source, encode_targets(joined, wanted, where=str(path)))
+
+
+def target_values(path: Path, wanted: TargetColumns) -> list[list[object]]:
+    """The columns of targets of one file, as Python values.
+
+    Raises:
+        UserError: one is not there, or there twice.
+    """
+    file = open_table(path)
+    problem = missing_columns(wanted, file.schema_arrow.names, where=str(path))
+    if problem:
+        raise UserError(problem)
+    table = file.read(columns=list(wanted.names))
+    return [table.column(name).to_pylist() for name in wanted.names]
 
 
 def parquet_files(folder: Path) -> list[Path]:

@@ -269,12 +269,14 @@ def _mean_f1(hits: NDArray[np.number], predicted: NDArray[np.number], actual: ND
     return np.asarray(_ratio(2 * hits, total).sum(axis=-1) / np.count_nonzero(total, axis=-1))
 
 
-def interval_of(name: str, value: float, resampled: Floats, *, level: float, lowest: float, n: int) -> Estimate:
-    """The percentile interval of resampled values [B], shifted by their bias and clipped to [lowest, 1]."""
+def interval_of(
+    name: str, value: float, resampled: Floats, *, level: float, lowest: float, n: int, highest: float = 1.0
+) -> Estimate:
+    """The percentile interval of resampled values [B], shifted by their bias and clipped to [lowest, highest]."""
     assert 0.0 < level < 1.0, "a level lies between 0 and 1"
     shifted = resampled + (value - resampled.mean())
     # Clipped, for the shift must not promise impossible scores; widened, for value and resamples round differently.
-    low, high = np.clip(np.quantile(shifted, [(1.0 - level) / 2.0, (1.0 + level) / 2.0]), lowest, 1.0)
+    low, high = np.clip(np.quantile(shifted, [(1.0 - level) / 2.0, (1.0 + level) / 2.0]), lowest, highest)
     value = float(value)
     return Estimate(name=name, value=value, low=min(float(low), value), high=max(float(high), value), n=n)
 

@@ -20,6 +20,12 @@ from numpy.typing import NDArray
 from ssl_ft.evaluate.summary import Summary
 from ssl_ft.report.comparison_files import SUMMARY, read_summary
 from ssl_ft.report.shift_section import ShiftFile, read_shift
+from ssl_ft.report.target_files import (
+    TargetPredictions,
+    TargetTable,
+    read_target_predictions,
+    read_target_table,
+)
 
 Content = TypeVar("Content")
 
@@ -99,6 +105,8 @@ class Extras:
     num_parameters: int | None
     comparison: Summary | None = None
     shift: ShiftFile | None = None
+    target_table: TargetTable | None = None
+    target_predictions: TargetPredictions | None = None
 
 
 def read_extras(folder: Path, problems: list[str]) -> Extras:
@@ -114,6 +122,9 @@ def read_extras(folder: Path, problems: list[str]) -> Extras:
         _guarded(_read_picture, path, None, problems)
         for path in sorted((folder / "pictures").glob("*.png"), key=_picture_order)
     ]
+    target_table: TargetTable | None = None
+    for name in ("per_label.csv", "per_target.csv"):
+        target_table = target_table or _guarded(read_target_table, folder / name, None, problems)
     return Extras(
         train_curves=train,
         eval_curves=evals,
@@ -127,6 +138,8 @@ def read_extras(folder: Path, problems: list[str]) -> Extras:
         num_parameters=architecture[1],
         comparison=_guarded(_read_comparison, folder / SUMMARY, None, problems),
         shift=_guarded(read_shift, folder / "shift.json", None, problems),
+        target_table=target_table,
+        target_predictions=_guarded(read_target_predictions, folder / "target_predictions.npz", None, problems),
     )
 
 

@@ -13,12 +13,23 @@ Budget = int | float | None
 """Labels a model may use: whole number = labels per class, share in (0, 1) = part of all labels, None = all."""
 
 # Names whose values are shares in [0, 1] and are shown in percent.
-_SHARES = {"macro_f1", "expected_calibration_error", "precision", "recall", "f1"}
+_SHARES = {
+    "macro_f1",
+    "micro_f1",
+    "expected_calibration_error",
+    "precision",
+    "recall",
+    "f1",
+    "average_precision",
+    "mean_average_precision",
+    "auroc",
+    "mean_auroc",
+}
 
 
 def is_share(metric_name: str) -> bool:
     """True where values of this metric are shares in [0, 1]."""
-    return metric_name in _SHARES or metric_name.endswith("accuracy")
+    return metric_name.removeprefix("val_") in _SHARES or metric_name.endswith("accuracy")
 
 
 def printable(text: str) -> str:

@@ -23,6 +23,7 @@ from ssl_ft.report.formats import budget_words
 from ssl_ft.report.lineage import lineage_columns
 from ssl_ft.report.runs import Gathered, Run, gather_runs
 from ssl_ft.report.shift_section import ShiftView, shift_view
+from ssl_ft.report.target_views import TargetView, target_finding, target_view
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class RunView:
     map: Markup | None
     confusion: sections.ConfusionView | None
     per_class: tuple[tuple[str, str, tuple[tuple[str, float], ...]], ...]
+    targets: TargetView | None
     damaged: sections.Table
     duplicates: sections.Table
     settings: sections.Table
@@ -77,7 +79,10 @@ def write_report(run_folders: Sequence[Path], output: Path, *, title: str) -> Pa
 def _render(gathered: Gathered, title: str) -> str:
     runs = gathered.runs
     summaries = {run.name: summary for run in runs if (summary := run.extras.comparison) is not None}
-    found = [(run, finding(summaries[run.name]) if run.name in summaries else words.finding(run)) for run in runs]
+    found = [
+        (run, finding(summaries[run.name]) if run.name in summaries else words.finding(run) or target_finding(run))
+        for run in runs
+    ]
     findings = [(run, sentence) for run, sentence in found if sentence]
     # One run a stage reads as one story; several (two encoders, two data sets) need their names.
     is_one_story = len({run.stage for run, _ in findings}) == len(findings)
@@ -125,6 +130,7 @@ def _view(run: Run, prefix: str) -> RunView:
         map=sections.map_view(run, prefix=f"{prefix}-map"),
         confusion=None if confusion is None else sections.confusion_view(confusion, about=_about(confusion)),
         per_class=sections.per_class_table(run),
+        targets=target_view(run, prefix=f"{prefix}-target"),
         damaged=sections.damaged_table(run),
         duplicates=sections.duplicates_table(run),
         settings=sections.settings_table(run),

@@ -54,6 +54,7 @@ class Metric(_Record):
     split: str | None = None
     labels_per_class: int | float | None = None
     model: str | None = None
+    target: str | None = None
 
 
 class Result(_Record):

@@ -237,7 +237,7 @@ def metrics_table(runs: Sequence[Run]) -> Table:
     rows = tuple(
         (
             run.name,
-            metric.name.replace("_", " "),
+            metric.name.replace("_", " ") + ("" if metric.target is None else f" of {metric.target}"),
             metric.model or "",
             formats.budget_mark(metric.labels_per_class),
             metric.split or "",

@@ -5,6 +5,7 @@ The test split never comes here. Which weights move how is said by a `Prepared` 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,14 @@ from torch.optim import Optimizer
 
 from ssl_ft.artifact import InputContract
 from ssl_ft.data.batches import batches
+from ssl_ft.data.permutation import Order, permute
 from ssl_ft.data.store import ImageStore
 from ssl_ft.evaluate.features import compute_outputs
+from ssl_ft.evaluate.target_metrics import mean_average_precision, mean_r2
 from ssl_ft.loop import LoopCalls, LoopPlan, run_steps
 from ssl_ft.objectives.supervised import Supervised
+from ssl_ft.objectives.target_losses import masked_binary_cross_entropy, masked_squared_error
+from ssl_ft.objectives.targeted import Targeted
 from ssl_ft.transfer.strategy import Prepared, begin_step, restore, set_modes, snapshot
 
 
@@ -27,11 +32,35 @@ class ValSet:
 
     Attributes:
         pixels: uint8 [N, C, size, size].
-        labels: int64 [N].
+        labels: int64 [N]; for other tasks the targets, float32 [N, K], NaN = missing, numbers standardised.
     """
 
     pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | NDArray[np.float32]
+
+
+Judge = Callable[[NDArray[np.float32], NDArray[Any]], tuple[float, float]]
+"""(outputs [N, K], labels) -> a score of which more is better, and the loss."""
+
+
+def judge_classes(logits: NDArray[np.float32], labels: NDArray[Any]) -> tuple[float, float]:
+    """Accuracy, and mean cross-entropy."""
+    loss = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+    return float((logits.argmax(1) == labels).mean()), loss
+
+
+def judge_labels(logits: NDArray[np.float32], targets: NDArray[Any]) -> tuple[float, float]:
+    """Mean average precision over labels with a positive (0 where none has one), and binary cross-entropy."""
+    loss = masked_binary_cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets)).item()
+    score = mean_average_precision(targets, logits.astype(np.float64))
+    return 0.0 if np.isnan(score) else score, loss
+
+
+def judge_numbers(outputs: NDArray[np.float32], targets: NDArray[Any]) -> tuple[float, float]:
+    """Mean R² over targets that vary (less the loss where none does), and the mean squared error."""
+    loss = masked_squared_error(torch.from_numpy(outputs), torch.from_numpy(targets)).item()
+    score = mean_r2(targets, outputs.astype(np.float64))
+    return -loss if np.isnan(score) else score, loss
 
 
 @dataclass(frozen=True)
@@ -40,8 +69,8 @@ class Fitted:
 
     Attributes:
         step: steps done when the model kept was reached.
-        val_accuracy: of that model; None without val labels.
-        val_loss: its mean cross-entropy there; None without val labels.
+        val_accuracy: its score, which for other tasks than classes is that of their `Judge`; None without val labels.
+        val_loss: its mean loss there; None without val labels.
     """
 
     step: int
@@ -50,7 +79,7 @@ class Fitted:
 
 
 def finetune(
-    objective: Supervised,
+    objective: Supervised | Targeted,
     optimizer: Optimizer,
     store: ImageStore,
     val: ValSet,
@@ -65,11 +94,14 @@ def finetune(
     seed: int,
     should_stop: Callable[[], bool],
     on_row: Callable[[int, dict[str, float]], None],
+    judge: Judge = judge_classes,
+    score_name: str = "accuracy",
+    order: Order = permute,
 ) -> Fitted:
     """Train the objective's model and leave in it the weights that were best on val.
 
-    Better means higher accuracy, then lower cross-entropy. Without val labels the last weights are kept and nothing
-    stops early.
+    Better means a higher score, such as accuracy, then a lower loss. Without val labels the last weights are kept and
+    nothing stops early.
 
     Args:
         objective: model, labels and augmentation.
@@ -86,6 +118,9 @@ def finetune(
         seed: order of the images and dropout.
         should_stop: whether the person wants to stop.
         on_row: called with rows for the log.
+        judge: what val is scored by.
+        score_name: what that score is called in the log.
+        order: in which the images come.
     """
     best_score: tuple[float, float] | None = None
     best: list[Tensor] = []
@@ -96,9 +131,9 @@ def finetune(
         nonlocal best_score, best, best_step, num_worse
         if not len(val.labels):
             return False
-        accuracy, loss = score(objective.encoder, val, contract, device=device)
+        accuracy, loss = score(objective.encoder, val, contract, device=device, judge=judge)
         set_modes(prepared)
-        on_row(step, {"val_accuracy": accuracy, "val_loss": loss})
+        on_row(step, {f"val_{score_name}": accuracy, "val_loss": loss})
         if best_score is None or (accuracy, -loss) > best_score:
             best_score, best_step, num_worse = (accuracy, -loss), step, 0
             best = snapshot(prepared)
@@ -113,7 +148,7 @@ def finetune(
     run_steps(
         objective,
         optimizer,
-        batches(store, batch_size=batch_size, seed=seed, start_step=0, num_steps=num_steps, workers=2),
+        batches(store, batch_size=batch_size, seed=seed, start_step=0, num_steps=num_steps, workers=2, order=order),
         plan=plan,
         calls=LoopCalls(
             log=on_row,
@@ -132,9 +167,13 @@ def finetune(
     return Fitted(best_step, best_score[0], -best_score[1])
 
 
-def score(model: nn.Module, val: ValSet, contract: InputContract, *, device: torch.device) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy of a classifier on labelled images."""
-    logits = compute_outputs(model, val.pixels, contract, device=device, batch_size=256)
-    labels = torch.from_numpy(val.labels)
-    loss = nn.functional.cross_entropy(torch.from_numpy(logits), labels).item()
-    return float((logits.argmax(1) == val.labels).mean()), loss
+def score(
+    model: nn.Module,
+    val: ValSet,
+    contract: InputContract,
+    *,
+    device: torch.device,
+    judge: Judge = judge_classes,
+) -> tuple[float, float]:
+    """Score and mean loss of a model on labelled images: of a classifier accuracy and cross-entropy."""
+    return judge(compute_outputs(model, val.pixels, contract, device=device, batch_size=256), val.labels)

@@ -143,6 +143,10 @@ def test_dry_run_counts_cells_and_estimates_from_those_done(compared, tmp_path, 
         (["labels=[2,2]"], r"names a budget twice"),
         (["finetune.draw=1"], r"finetune.draw: compare sets these itself; leave them out"),
         (["encoders=[]"], r"compare needs encoders"),
+        (["finetune.tta=flip"], r"finetune.tta: test is predicted from one view of each image here"),
+        (["finetune.also=more/"], r"finetune.also: further labelled sources are joined by finetune alone"),
+        (["finetune.regression.loss=mse"], r"finetune.regression: numbers are learnt by finetune alone"),
+        (["data.task=regression", "data.targets=age"], r"compare judges classes alone, and data.task=regression"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_made(encoder, tmp_path, words, message):

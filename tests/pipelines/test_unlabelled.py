@@ -124,6 +124,8 @@ class TestSelftrain:
             (["labels=10"], "all of its 20 images are labelled or test images too"),
             (["strategy=probe"], "strategy=probe: a student learns by strong views"),
             (["balance=0.5"], "balance"),
+            (["also=more/"], "also: further labelled sources are joined by finetune alone; leave it out"),
+            (["tta=flip"], "tta: test is predicted from one view of each image here"),
         ],
     )
     def test_refuses(self, tiny_runs, command, words, said):
@@ -184,6 +186,8 @@ class TestAdapt:
             (["target=bare.npy"], "has no labels"),
             (["target=foreign.npz", "method=coral", "strategy=probe"], "strategy=probe solves for a head in one go"),
             (["target=foreign.npz", "continued=soon"], "continued"),
+            (["target=foreign.npz", "target.task=regression", "target.targets=age"], "adapt judges classes alone"),
+            (["target=foreign.npz", "tta=flip"], "tta: test is predicted from one view of each image here"),
         ],
     )
     def test_refuses(self, tiny_runs, command, words, said):

@@ -1,0 +1,160 @@
+"""What each task trains on and is judged by: classes, multi-label, regression; from settings and labelled images."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_ft.artifact import InputContract
+from ssl_ft.build.labels import Indices, LabelledImages
+from ssl_ft.build.parts import view_recipe
+from ssl_ft.config import DataSettings, FinetuneSettings
+from ssl_ft.data.balanced import BalancedOrder, class_groups, label_groups
+from ssl_ft.data.batches import ViewMaker
+from ssl_ft.data.permutation import Order, permute
+from ssl_ft.errors import UserError
+from ssl_ft.objectives.mixing import Mixing
+from ssl_ft.objectives.supervised import Supervised
+from ssl_ft.objectives.target_losses import (
+    class_weights,
+    masked_binary_cross_entropy,
+    masked_huber,
+    masked_squared_error,
+)
+from ssl_ft.objectives.targeted import Targeted
+from ssl_ft.transfer.finetune import Judge, judge_classes, judge_labels, judge_numbers
+from ssl_ft.transfer.number_head import NumberScale, number_scale
+from ssl_ft.transfer.strategy import Prepared
+
+JUDGES: dict[str, Judge] = {"classes": judge_classes, "multi_label": judge_labels, "regression": judge_numbers}
+# What the judges' scores are called in logs and results.
+SCORE_NAMES = {"classes": "accuracy", "multi_label": "mean_average_precision", "regression": "mean_r2"}
+
+
+def check_task(settings: FinetuneSettings, data: DataSettings) -> None:
+    """Refuse settings that do not concern the task, or a strategy that does not take steps, instead of ignoring them.
+
+    Raises:
+        UserError: all of them, a line each.
+    """
+    about_classes = {
+        "imbalance.weights": settings.imbalance.weights != "none",
+        "imbalance.sampling": settings.imbalance.sampling != "none",
+        "label_smoothing": settings.label_smoothing > 0,
+    }
+    in_steps = {**about_classes, "mix.mixup": settings.mix.mixup > 0, "mix.cutmix": settings.mix.cutmix > 0}
+    is_exact = settings.probe is None or settings.probe.head == "exact"
+    is_solved = settings.strategy == "probe" and is_exact
+    problems = []
+    if settings.also and data.task != "classes":
+        problems.append(f"also= joins sources of classes, by their names; data.task={data.task} has none, leave it out")
+    if data.task == "regression":
+        problems += [f"{key} concerns classes and labels; data.task=regression has none" for key in _on(about_classes)]
+    elif settings.regression.model_fields_set:
+        given = ", ".join(f"regression.{key}" for key in sorted(settings.regression.model_fields_set))
+        problems.append(f"{given} concerns data.task=regression alone; this is data.task={data.task}")
+    if is_exact and settings.strategy in ("probe", "probe_then_finetune") and data.task != "classes":
+        problems.append(f"probe.head=exact solves for classes alone; for data.task={data.task} use probe.head=trained")
+    elif is_solved:
+        problems += [f"{key} concerns training in steps; probe.head=exact is solved for" for key in _on(in_steps)]
+    if problems:
+        raise UserError("\n  ".join(["these settings do not go together:", *problems]))
+
+
+def check_classes(data: DataSettings, *, stage: str) -> None:
+    """Refuse data of another task than classes.
+
+    Raises:
+        UserError: as said.
+    """
+    if data.task != "classes":
+        raise UserError(
+            f"{stage} judges classes alone, and data.task={data.task}: `ssl-ft finetune` trains and scores the other "
+            "tasks (strategy=probe probe.head=trained moves the head alone), or name data with classes"
+        )
+
+
+def _on(settings: dict[str, bool]) -> list[str]:
+    return [key for key, is_on in settings.items() if is_on]
+
+
+def build_objective(
+    settings: FinetuneSettings,
+    prepared: Prepared,
+    images: LabelledImages,
+    train: Indices,
+    *,
+    contract: InputContract,
+) -> Supervised | Targeted:
+    """What training minimises on the images `train`, in the order in which their store numbers them."""
+    recipe = view_recipe(settings.views, size=contract.size, channels=contract.channels)
+    views = ViewMaker(recipe, contract.mean, contract.std, settings.seed)
+    is_mixed = settings.mix.mixup > 0 or settings.mix.cutmix > 0
+    mixing = Mixing(settings.mix.mixup, settings.mix.cutmix, settings.seed) if is_mixed else None
+    if images.source.task == "classes":
+        labels = images.labels[train]
+        is_weighted = is_mixed or settings.imbalance.weights != "none"
+        counts = np.bincount(labels, minlength=len(images.output_names)).tolist()
+        return Supervised(
+            prepared.model,
+            torch.from_numpy(labels),
+            views=views,
+            label_smoothing=settings.label_smoothing,
+            class_weights_K=_weights(settings, counts) if is_weighted else None,
+            mixing=mixing,
+            penalty=prepared.penalty,
+        )
+    targets = trained_targets(images, train, scale=scale_of(images, train))
+    name, loss = _loss(settings, images.source.task, targets)
+    return Targeted(
+        prepared.model,
+        torch.from_numpy(targets),
+        views=views,
+        loss=loss,
+        name=name,
+        mixing=mixing,
+        penalty=prepared.penalty,
+    )
+
+
+def build_label_order(settings: FinetuneSettings, images: LabelledImages, train: Indices) -> Order:
+    """In which order the images `train` come, by their numbers in the store."""
+    if settings.imbalance.sampling == "none":
+        return permute
+    if images.source.task == "classes":
+        return BalancedOrder(class_groups(images.labels[train]))
+    return BalancedOrder(label_groups(images.targets[train]))
+
+
+def scale_of(images: LabelledImages, train: Indices) -> NumberScale | None:
+    """How the targets of a regression are standardised, by those trained on; None for other tasks."""
+    return number_scale(images.targets[train]) if images.source.task == "regression" else None
+
+
+def trained_targets(images: LabelledImages, indices: Indices, *, scale: NumberScale | None) -> NDArray[np.float32]:
+    """Targets as training and its val see them: numbers standardised."""
+    targets = images.targets[indices]
+    return targets if scale is None else scale.standardise(targets)
+
+
+def _loss(
+    settings: FinetuneSettings, task: str, targets: NDArray[np.float32]
+) -> tuple[str, Callable[[Tensor, Tensor], Tensor]]:
+    if task == "regression":
+        if settings.regression.loss == "mse":
+            return "squared_error", masked_squared_error
+        return "huber", partial(masked_huber, delta=settings.regression.delta)
+    weights = None
+    if settings.imbalance.weights != "none":
+        pairs = [((column == 0).sum(), (column == 1).sum()) for column in targets.T]
+        weights = torch.stack([_weights(settings, [int(n) for n in pair]) for pair in pairs])
+    return "binary_cross_entropy", partial(
+        masked_binary_cross_entropy, label_smoothing=settings.label_smoothing, class_weights_K2=weights
+    )
+
+
+def _weights(settings: FinetuneSettings, counts: list[int]) -> Tensor:
+    return class_weights(counts, how=settings.imbalance.weights, beta=settings.imbalance.beta).float()
