@@ -65,8 +65,8 @@ def target_view(run: Run, *, prefix: str) -> TargetView | None:
     scatters: list[Scatter] = []
     left_out = ""
     if predictions is not None and predictions.task == "regression":
-        has_truth = np.asarray(~np.isnan(predictions.truth).all(axis=0))
-        shown = [column for column in range(len(predictions.names)) if has_truth[column]][:_MAX_SCATTERS]
+        is_known = ~np.isnan(predictions.truth)
+        shown = [column for column in range(len(predictions.names)) if is_known[:, column].any()][:_MAX_SCATTERS]
         scatters = [_scatter(predictions, column, prefix=f"{prefix}-{column}") for column in shown]
         if len(predictions.names) > _MAX_SCATTERS:
             left_out = f"Shown are the first {_MAX_SCATTERS} of {len(predictions.names)} targets."

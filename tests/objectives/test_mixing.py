@@ -8,7 +8,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from ssl_ft import dist
 from ssl_ft.objectives.mixing import Mixing, beta_draws, mix, mixing_partners
+from tests.ranks import run_on_ranks
 
 SIDE = 16
 
@@ -142,3 +144,18 @@ def test_the_same_images_are_mixed_alike_wherever_they_lie_in_the_batch() -> Non
     second = mix(views[order], targets[order], indices[order], mixing=mixing, epoch=3)
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one[order], other)
+
+
+def mixed_on_this_rank() -> tuple[np.ndarray, np.ndarray]:
+    views, targets, indices = views_of(6), one_hot(6), torch.tensor([9, 4, 30, 2, 17, 8])
+    share = 6 // dist.world_size()
+    own = slice(dist.rank() * share, (dist.rank() + 1) * share)
+    mixed = mix(views[own], targets[own], indices[own], mixing=Mixing(0.3, 0.7, 5), epoch=3)
+    return mixed[0].numpy(), mixed[1].numpy()
+
+
+@pytest.mark.dist
+def test_two_ranks_mix_as_one_process_does() -> None:
+    parts = run_on_ranks(mixed_on_this_rank, num_ranks=2)
+    for joined, whole in zip(map(np.concatenate, zip(*parts, strict=True)), mixed_on_this_rank(), strict=True):
+        np.testing.assert_array_equal(joined, whole)
