@@ -180,7 +180,7 @@ def test_a_named_strategy_without_definition_is_refused_and_an_unnamed_left_out(
     def refuse(settings: object, draft: object) -> object:
         raise UserError("it has no blocks")
 
-    monkeypatch.setitem(comparing.STRATEGIES, "full", refuse)
+    monkeypatch.setattr(comparing, "STRATEGIES", {"scratch": comparing.STRATEGIES["scratch"], "full": refuse})
     named = compare(encoder, tmp_path / "run", quick=[*QUICK[:-1], "strategies=[scratch,full]"])
     outcome = run_command([*named, "--dry-run"])
     assert outcome.code == 2
@@ -224,6 +224,7 @@ def test_two_workers_give_the_tables_of_one(compared, tmp_path, encoder):
     assert tables(tmp_path / "run") == tables(compared)
 
 
+@pytest.mark.slow
 def test_it_is_stopped_between_cells_and_goes_on(compared, tmp_path, encoder):
     words = compare(encoder, tmp_path / "run", "workers=1")
     process = start(words)
