@@ -71,7 +71,7 @@ class TestSupervised:
 class TestRotation:
     def test_it_is_trained_drawn_and_needs_no_label(self, command: Command):
         assert command(pretrain(array("x.npz"), "objective=rotation")).code == 0
-        assert result("o")["labels_used"] == {"train": 0, "val": 0, "test": 0, "watch": 0}
+        assert set(result("o")["labels_used"].values()) == {0}
         assert "labels trained on" not in Path("o/encoder/README.md").read_text(encoding="utf-8")
         assert Path("o/pictures/views.png").is_file()
         rows = [json.loads(line) for line in Path("o/metrics.jsonl").read_text().splitlines()]
