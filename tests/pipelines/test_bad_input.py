@@ -279,7 +279,7 @@ class TestModels:
             refused(command, stage, "encoder= is missing", "pretrain")
             refused(command, [*stage, "encoder=nowhere"], "encoder=nowhere", "is not there")
             refused(command, [*stage, f"encoder={tiny_runs}/probe"], "holds no encoder", "pretrain")
-            refused(command, [*stage, f"encoder={tiny_runs}/finetune/classifier"], "a classifier", "data=")
+            refused(command, [*stage, f"encoder={tiny_runs}/finetune/classifier"], "a classifier", "with data=")
         refused(command, ["predict", "x"], "classifier=")
         refused(command, ["predict", "x", f"classifier={tiny_runs}/pretrain"], "holds no classifier")
 
