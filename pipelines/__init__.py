@@ -17,6 +17,9 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "probe": config.ProbeSettings,
         "finetune": config.FinetuneSettings,
         "predict": config.PredictSettings,
+        "embed": config.EmbedSettings,
+        "neighbors": config.NeighborsSettings,
+        "suggest": config.SuggestSettings,
         "bench": config.BenchSettings,
         "report": config.ReportSettings,
         "doctor": config.DoctorSettings,
@@ -62,6 +65,18 @@ def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
         from pipelines import bench
 
         return bench.main(settings)
+    if stage == "embed":
+        from pipelines import embed
+
+        return embed.main(settings)
+    if stage == "neighbors":
+        from pipelines import neighbors
+
+        return neighbors.main(settings)
+    if stage == "suggest":
+        from pipelines import suggest
+
+        return suggest.main(settings)
     from pipelines import predict
 
     return predict.main(settings)

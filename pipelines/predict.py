@@ -1,7 +1,5 @@
-"""Stage predict: label a folder of images with a classifier, into a CSV."""
+"""Stage predict: label a folder of images with a classifier, into a CSV or Parquet."""
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,8 @@ from ssl_ft.config import PredictSettings
 from ssl_ft.data.source import open_source
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.features import compute_outputs, read_inputs
-from ssl_ft.runlog import say, write_text
+from ssl_ft.outputs import check_place, write_rows
+from ssl_ft.runlog import say
 
 _BLOCK = 2048
 
@@ -24,7 +23,7 @@ def main(settings: PredictSettings) -> int:
         raise UserError("predict needs a folder and a classifier: `ssl-ft predict FOLDER classifier=runs/finetune-...`")
     model, card, _ = load_model(find_model(settings.classifier, kind="classifier"))
     source = open_source(settings.images)
-    out = _writable(Path(settings.out))
+    out = check_place(Path(settings.out), example="predictions.csv")
     rows: list[list[object]] = []
     damaged: list[tuple[str, str]] = []
     device = choose_device(settings.device)
@@ -38,9 +37,7 @@ def main(settings: PredictSettings) -> int:
         shares = torch.from_numpy(logits).softmax(1).numpy()
         for index, share in zip(inputs.indices, shares, strict=True):
             best = int(share.argmax())
-            rows.append(
-                [source.names[index], card.class_names[best], f"{share[best]:.6f}", *(f"{s:.6f}" for s in share)]
-            )
+            rows.append([source.names[index], card.class_names[best], *map(float, (share[best], *share))])
     if not rows:
         raise UserError(f"{settings.images}: not one of {len(source)} images can be read; nothing was written")
     if len(damaged) > settings.max_damaged_share * len(source):
@@ -51,18 +48,7 @@ def main(settings: PredictSettings) -> int:
         )
     for name, reason in damaged:
         say(f"left out: {name} ({reason})")
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([["path", "label", "probability", *card.class_names], *rows])
-    write_text(out, text.getvalue())
+    write_rows(out, ["path", "label", "probability", *card.class_names], rows)
     say(f"{len(rows)} images labelled")
     print(out)
     return 0
-
-
-def _writable(out: Path) -> Path:
-    """The place of the CSV, found fit before hours of work are to be written there."""
-    if out.is_dir():
-        raise UserError(f"out={out} is a folder; name the CSV file to write, such as {out / 'predictions.csv'}")
-    if not out.parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {out.parent}; make it first, or write elsewhere")
-    return out

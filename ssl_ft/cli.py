@@ -19,6 +19,9 @@ STAGES = {
     "probe": "judge an encoder: linear probe and kNN over label budgets, against baselines",
     "finetune": "train a classifier from an encoder and a few labels",
     "predict": "label a folder of images with a classifier",
+    "embed": "features of a folder of images, into Parquet, CSV or .npz",
+    "neighbors": "the nearest images of a pool for each image: a table and contact sheets to look at",
+    "suggest": "which images to label next, by coverage and uncertainty",
     "report": "one offline page from run folders",
     "doctor": "prove on this machine what is promised: ranks, resume, precision, decoders, disk",
     "bench": "speed and memory on this machine, beside what you would otherwise use",
@@ -27,6 +30,8 @@ STAGES = {
 # `predict FOLDER`, `report RUN RUN` and the like read better with their object in the place of a recipe.
 _OBJECTS = {
     "predict": ("FOLDER", "images"),
+    "embed": ("IMAGES", "images"),
+    "neighbors": ("QUERIES", "queries"),
     "report": ("RUN ...", "runs"),
     "index": ("SOURCE", "data.path"),
     "doctor": ("CHECK ...", "checks"),

@@ -4,6 +4,7 @@ Only `build/` and the stages see these classes; below, plain arguments. Each fie
 `ssl-ft STAGE --help`.
 """
 
+from ssl_ft.config.features import EmbedSettings, NeighborsSettings, SuggestSettings
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
 from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
@@ -15,16 +16,19 @@ __all__ = [
     "ContrastSettings",
     "DataSettings",
     "DoctorSettings",
+    "EmbedSettings",
     "EncoderSettings",
     "FinetuneSettings",
     "IndexSettings",
     "JointSettings",
     "MaskedSettings",
+    "NeighborsSettings",
     "OptimSettings",
     "PredictSettings",
     "PretrainSettings",
     "ProbeSettings",
     "ReportSettings",
     "RunSettings",
+    "SuggestSettings",
     "ViewSettings",
 ]

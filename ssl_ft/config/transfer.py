@@ -78,7 +78,9 @@ class RunSettings(Settings):
 class PredictSettings(Settings):
     classifier: str = Field("", description="a finetune run folder, or the classifier folder in it")
     images: str = Field("", description="a folder of images or any other source")
-    out: str = Field("predictions.csv", description="the CSV: path, label, probability, then one column a class")
+    out: str = Field(
+        "predictions.csv", description="CSV, or Parquet by its ending: path, label, probability, one column a class"
+    )
     max_damaged_share: Probability = Field(0.01, description="share of unreadable images past which nothing is written")
     batch_size: Count = Field(256, description="images a forward pass")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
