@@ -62,44 +62,44 @@ def typical(
 
     TypiClust of Hacohen, Dekel & Weinshall (2022): k-means on features of length 1 makes L + count clusters, at most
     500; clusters are served by fewest labels, then largest first, and give their image of highest typicality, which is
-    1 / (mean distance to its 20 nearest neighbours in the cluster). Clusters of fewer than 5 images wait until all
-    others are served as often. Typicality is worked out once, not again after each choice.
+    1 / (mean distance to its 20 nearest neighbours in the cluster). Clusters of fewer than 5 images left wait until all
+    others are served as often. Typicality is worked out once, not again after each choice, and a cluster's size is that
+    of its images without a label.
+
+    With weights a cluster's size is the sum of its images' weights; and there are 2 · count clusters at least, up to
+    the same 500, so that there is a choice between them.
 
     Args:
         features: float [N, D].
         count: 1 to N.
         seed: Seed of the clusters' starts, >= 0.
         labelled: float [L, D], features of images that are chosen already.
-        weights: float [N] >= 0, multiplied to each image's typicality; None: 1.
+        weights: float [N] >= 0; None: 1.
     """
     assert 1 <= count <= len(features), "images are chosen once"
     points = F.normalize(features.float(), dim=1)
     known = points[:0] if labelled is None else F.normalize(labelled.float(), dim=1)
     joined = torch.cat([known, points])
-    num_clusters = min(len(known) + count, MOST_CLUSTERS, len(joined))
+    num_wanted = count + (len(known) if weights is None else max(len(known), count))
+    num_clusters = min(num_wanted, MOST_CLUSTERS, len(joined))
     assigned = k_means(joined, num_clusters, seed=seed)
     own = assigned[len(known) :]
-    waiting = []
+    waiting, sizes = [], []
     for cluster in range(num_clusters):
         members = (own == cluster).nonzero().squeeze(1)
-        score = typicality(points[members])
-        score = score if weights is None else score * weights[members]
-        waiting.append(members[score.argsort(descending=True, stable=True)].tolist())
-    return _served(
-        waiting,
-        labels=torch.bincount(assigned[: len(known)], minlength=num_clusters).tolist(),
-        sizes=torch.bincount(assigned, minlength=num_clusters).tolist(),
-        count=count,
-    )
+        waiting.append(members[typicality(points[members]).argsort(descending=True, stable=True)].tolist())
+        sizes.append(float(len(members) if weights is None else weights[members].double().sum()))
+    labels = torch.bincount(assigned[: len(known)], minlength=num_clusters).tolist()
+    return _served(waiting, labels=labels, sizes=sizes, count=count)
 
 
-def _served(waiting: list[list[int]], *, labels: list[int], sizes: list[int], count: int) -> Tensor:
+def _served(waiting: list[list[int]], *, labels: list[int], sizes: list[float], count: int) -> Tensor:
     """Images of the clusters in turn: fewest labels first, then no small cluster, then the largest."""
     taken = [0] * len(waiting)
     chosen = []
     for _ in range(count):
         open_ones = [c for c in range(len(waiting)) if taken[c] < len(waiting[c])]
-        best = min(open_ones, key=lambda c: (labels[c] + taken[c], sizes[c] < _SMALL_CLUSTER, -sizes[c], c))
+        best = min(open_ones, key=lambda c: (labels[c] + taken[c], len(waiting[c]) < _SMALL_CLUSTER, -sizes[c], c))
         chosen.append(waiting[best][taken[best]])
         taken[best] += 1
     return torch.tensor(chosen)
