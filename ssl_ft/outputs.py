@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +145,7 @@ class FeatureWriter:
     def add(self, rows: FeatureRows) -> None:
         """Write some rows; the first ones decide the columns."""
         if self._format is None:
+            kinds: dict[str, Callable[[Path, FeatureRows, ExitStack], _Format]]
             kinds = {".parquet": _Parquet, ".csv": _Csv, ".npz": _Npz}
             self._format = kinds[self.out.suffix.lower()](self._partial, rows, self._stack)
         self._format.add(rows)

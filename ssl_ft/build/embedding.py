@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ssl_ft.artifact import InputContract, find_model, load_model, read_card
-from ssl_ft.build.data import open_data, pool_of
+from ssl_ft.build.data import limited, open_data, pool_of, roles_of
 from ssl_ft.config import DataSettings
 from ssl_ft.data.duplicates import content_keys
 from ssl_ft.data.source import Source
@@ -112,31 +112,41 @@ class ToLabel:
 def open_to_label(pool: DataSettings, labelled: DataSettings | None) -> ToLabel:
     """Open the pool and the labelled images; images that are among the labelled ones, pixel for pixel, leave the pool.
 
-    A pool in which every image has a label is taken as if none had: its labels are not looked at.
+    A pool in which every image has a label is taken as if none had: its labels are not looked at. Labels that other
+    stages would hold out for the test teach nothing here.
 
     Raises:
         UserError: nothing is left to suggest, or the labelled source has no label.
     """
     source = open_data(pool)
-    candidates, _ = pool_of(source, pool)
-    known = None if labelled is None else _labelled_part(open_data(labelled), labelled)
-    if candidates.labels is not None:
-        is_bare = candidates.labels < 0
-        if is_bare.any():
-            say(
-                f"{source.location}: {int((~is_bare).sum())} of {len(candidates)} images have a label; the others count"
+    is_bare = np.zeros(0, bool) if source.labels is None else source.labels < 0
+    known: Source | None = None
+    if is_bare.any():
+        say(f"{source.location}: {int((~is_bare).sum())} of {len(source)} images have a label and are not suggested")
+        if source.splits is not None:
+            is_bare &= source.splits == pool.train_split
+        if not is_bare.any():
+            raise UserError(
+                f"{source.location}: no image of the split {pool.train_split!r} is without a label, so nothing can "
+                "be suggested; name another with pool.train_split="
             )
-            if known is None and not is_bare.all():
-                known = candidates.subset(np.flatnonzero(~is_bare))
-            candidates = candidates.subset(np.flatnonzero(is_bare))
-        else:
+        candidates = source.subset(limited(np.flatnonzero(is_bare), pool))
+        known = _teaching(source, pool) if labelled is None else None
+    else:
+        candidates, _ = pool_of(source, pool)
+        if source.labels is not None:
             say(f"{source.location}: every image has a label; they are not looked at")
-    if labelled is not None and known is not None:
-        candidates = _without_copies(candidates, known, workers=pool.workers, white_level=pool.white_level)
+    if labelled is not None:
+        other = open_data(labelled)
+        known = _teaching(other, labelled)
+        assert other.labels is not None, "what teaches has labels"
+        bought = other.subset(np.flatnonzero(other.labels >= 0))
+        candidates = _without_copies(candidates, bought, workers=pool.workers, white_level=pool.white_level)
     return ToLabel(candidates, known)
 
 
-def _labelled_part(source: Source, settings: DataSettings) -> Source:
+def _teaching(source: Source, settings: DataSettings) -> Source:
+    """The labelled images outside the test part: that of the split's name, or the one every stage would draw."""
     if source.labels is None or not bool((source.labels >= 0).any()):
         raise UserError(
             f"labelled={source.location} has no labels: give class folders or a manifest with a label column, or leave "
@@ -145,10 +155,17 @@ def _labelled_part(source: Source, settings: DataSettings) -> Source:
     has_label = source.labels >= 0
     if source.splits is not None and settings.test_split is not None:
         has_label &= source.splits != settings.test_split
-    if not has_label.any():
-        raise UserError(f"labelled={source.location}: all its labels are of the split {settings.test_split!r}, "
-                        "which is kept for scoring; name another with labelled.test_split=")  # fmt: skip
-    return source.subset(np.flatnonzero(has_label))
+        if not has_label.any():
+            raise UserError(
+                f"labelled={source.location}: all its labels are of the split {settings.test_split!r}, which is kept "
+                "for scoring; name another with labelled.test_split="
+            )
+        return source.subset(np.flatnonzero(has_label))
+    counts = np.bincount(source.labels[has_label])
+    if (counts > 0).sum() < 2 or counts.max() < 2:
+        return source.subset(np.flatnonzero(has_label))  # too few for any stage to hold out some
+    roles = roles_of(source, settings)
+    return source.subset(np.sort(np.concatenate([roles.train, roles.val])))
 
 
 def _without_copies(candidates: Source, known: Source, *, workers: int, white_level: int) -> Source:

@@ -97,7 +97,7 @@ def write_sheets(out: Path, found: Found, same: NDArray[np.bool_], *, num_rows: 
     """Write pages of queries with their neighbours; of more queries than they hold, some evenly spread."""
     count = min(len(found.asked), num_rows * most_pages)
     shown = np.arange(count) * len(found.asked) // max(1, count)
-    pages = []
+    pages: list[Path] = []
     for start in range(0, count, num_rows):
         number = len(pages) + 1
         rows = [_row(found, same, place) for place in shown[start : start + num_rows].tolist()]

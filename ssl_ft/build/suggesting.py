@@ -57,7 +57,8 @@ def check_opinion(settings: SuggestSettings, images: ToLabel) -> None:
             "by=uncertainty needs a classifier that can be unsure: give classifier=runs/finetune-... or labelled= with "
             "the images labelled so far, or choose by=coverage, which needs neither"
         )
-    if images.labelled is not None and len(np.unique(images.labelled.labels)) < 2:
+    known = None if images.labelled is None else images.labelled.labels
+    if images.labelled is not None and known is not None and len(np.unique(known)) < 2:
         raise UserError(
             f"{images.labelled.location}: all labels are of one class, so no probe can be unsure of another; choose "
             "by=coverage"
