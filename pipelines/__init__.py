@@ -20,6 +20,9 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "compare": config.CompareSettings,
         "advise": config.AdviseSettings,
         "predict": config.PredictSettings,
+        "embed": config.EmbedSettings,
+        "neighbors": config.NeighborsSettings,
+        "suggest": config.SuggestSettings,
         "bench": config.BenchSettings,
         "report": config.ReportSettings,
         "doctor": config.DoctorSettings,
@@ -67,6 +70,12 @@ def _main_of(stage: str) -> Callable[[Any], int]:
             from pipelines.adapt import main
         case "predict":
             from pipelines.predict import main
+        case "embed":
+            from pipelines.embed import main
+        case "neighbors":
+            from pipelines.neighbors import main
+        case "suggest":
+            from pipelines.suggest import main
         case "report":
             from pipelines.report import main
         case "bench":

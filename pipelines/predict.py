@@ -1,7 +1,5 @@
-"""Stage predict: label a folder of images with a classifier of any task, into a CSV."""
+"""Stage predict: label a folder of images with a classifier of any task, into a CSV or Parquet."""
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,8 @@ from ssl_ft.data.source import open_source
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.augmented import mean_outputs, reading_contract
 from ssl_ft.evaluate.features import read_inputs
-from ssl_ft.runlog import say, write_text
+from ssl_ft.outputs import check_place, write_rows
+from ssl_ft.runlog import say
 
 _BLOCK = 2048
 
@@ -25,7 +24,7 @@ def main(settings: PredictSettings) -> int:
         raise UserError("predict needs a folder and a classifier: `ssl-ft predict FOLDER classifier=runs/finetune-...`")
     model, card, _ = load_model(find_model(settings.classifier, kind="classifier"))
     source = open_source(settings.images)
-    out = _writable(Path(settings.out))
+    out = check_place(Path(settings.out), example="predictions.csv")
     rows: list[list[object]] = []
     damaged: list[tuple[str, str]] = []
     device = choose_device(settings.device)
@@ -51,28 +50,17 @@ def main(settings: PredictSettings) -> int:
         )
     for name, reason in damaged:
         say(f"left out: {name} ({reason})")
-    text = io.StringIO(newline="")
     best = ["label", "probability"] if card.task == "classes" else []
-    csv.writer(text).writerows([["path", *best, *card.output_names], *rows])
-    write_text(out, text.getvalue())
+    # Shares have a scale of their own, numbers the user's.
+    number_format = ".7g" if card.task == "regression" else ".6f"
+    write_rows(out, ["path", *best, *card.output_names], rows, number_format=number_format)
     say(f"{len(rows)} images labelled")
     print(out)
     return 0
 
 
-def _cells(card: ModelCard, outputs: NDArray[np.float32]) -> list[str]:
+def _cells(card: ModelCard, outputs: NDArray[np.float32]) -> list[object]:
     """The cells of one image: its class and shares, the probability of each label, or a number for each target."""
-    if card.task == "regression":
-        return [f"{value:.7g}" for value in outputs]
-    shares = [f"{share:.6f}" for share in outputs]
+    numbers = [float(value) for value in outputs]
     best = int(outputs.argmax())
-    return [card.class_names[best], shares[best], *shares] if card.task == "classes" else shares
-
-
-def _writable(out: Path) -> Path:
-    """The place of the CSV, found fit before hours of work are to be written there."""
-    if out.is_dir():
-        raise UserError(f"out={out} is a folder; name the CSV file to write, such as {out / 'predictions.csv'}")
-    if not out.parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {out.parent}; make it first, or write elsewhere")
-    return out
+    return [card.class_names[best], numbers[best], *numbers] if card.task == "classes" else [*numbers]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ssl_ft import dist, handover
-from ssl_ft.build.judging import feature_sets
+from ssl_ft.build.judging import feature_sets, needed_images
 from ssl_ft.build.parts import choose_device
 from ssl_ft.config import ProbeSettings
 from ssl_ft.evaluate.features import FeatureSet
@@ -38,8 +38,14 @@ def _probe(settings: ProbeSettings, labelled: handover.Labelled, run: RunFolder)
     handover.record_roles(run, source, train=roles.train, val=roles.val, test=roles.test)
     device = choose_device(settings.device)
     handover.report_duplicates(run, labelled.origin.runs(), source, labelled.roles.test)
+    needed = needed_images(
+        source, roles, labelled.data, labelled.origin.card.contract, budgets=settings.labels,
+        draws=settings.draws, seed=settings.seed,
+    )  # fmt: skip
+    if needed.drawn is not None:
+        run.note(f"features of {len(needed.roles.train)} of {len(roles.train)} training images serve these budgets")
     sets = feature_sets(
-        labelled.origin, source, labelled.roles, labelled.data, run=run, device=device,
+        labelled.origin, source, needed.roles, labelled.data, run=run, device=device,
         batch_size=settings.batch_size, has_baselines=settings.baselines, seed=settings.seed,
     )  # fmt: skip
     fits = len(sets) * sum(1 if budget == "all" else settings.draws for budget in settings.labels)
@@ -49,7 +55,7 @@ def _probe(settings: ProbeSettings, labelled: handover.Labelled, run: RunFolder)
             judged[each.model] = judge(
                 each.features, each.labels, each.roles, budgets=settings.labels, draws=settings.draws,
                 num_neighbours=settings.knn, num_classes=len(names), class_names=names, seed=settings.seed,
-                on_progress=progress.advance,
+                drawn=needed.places(each.inputs), on_progress=progress.advance,
             )  # fmt: skip
     metrics = [metric for model, all_of in judged.items() for one in all_of for metric in _metrics(one, model)]
     _write_details(run, sets[0], judged["encoder"][-1], names, seed=settings.seed)

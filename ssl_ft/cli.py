@@ -24,6 +24,9 @@ STAGES = {
     "selftrain": "finetune, then learn from the classifier's own labels on unlabelled images",
     "adapt": "a classifier for a target without labels, from a labelled source of another kind",
     "predict": "label a folder of images with a classifier",
+    "embed": "features of a folder of images, into Parquet, CSV or .npz",
+    "neighbors": "the nearest images of a pool for each image: a table and contact sheets to look at",
+    "suggest": "which images to label next, by coverage and uncertainty",
     "report": "one offline page from run folders",
     "doctor": "prove on this machine what is promised: ranks, resume, precision, decoders, disk",
     "bench": "speed and memory on this machine, beside what you would otherwise use",
@@ -32,6 +35,8 @@ STAGES = {
 # `predict FOLDER`, `report RUN RUN` and the like read better with their object in the place of a recipe.
 _OBJECTS = {
     "predict": ("FOLDER", "images"),
+    "embed": ("IMAGES", "images"),
+    "neighbors": ("QUERIES", "queries"),
     "report": ("RUN ...", "runs"),
     "index": ("SOURCE", "data.path"),
     "doctor": ("CHECK ...", "checks"),

@@ -45,7 +45,9 @@ assert time.process_time() < 0.5, time.process_time()
         text = capsys.readouterr().out
         assert STAGES[stage] in text
         assert "  out " in text
-        assert "digits" in text or stage in ("predict", "report", "probe", "finetune", "index", "bench")
+        assert "digits" in text or stage in (
+            "predict", "report", "probe", "finetune", "index", "bench", "embed", "neighbors",
+        )  # fmt: skip
 
     def test_of_a_stage_loads_no_library_of_learning(self):
         code = (
@@ -131,7 +133,9 @@ class TestWords:
 
 
 class TestPlan:
-    @pytest.mark.parametrize("stage", ["demo", "run", "pretrain", "index", "predict", "report"])
+    @pytest.mark.parametrize(
+        "stage", ["demo", "run", "pretrain", "index", "predict", "report", "embed", "neighbors", "suggest"]
+    )
     def test_a_dry_run_writes_nothing(self, stage, capsys, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert main([stage, "--dry-run"]) == 0

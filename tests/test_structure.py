@@ -13,9 +13,9 @@ from tests.conftest import CHECKOUT
 # From the ground up; a module may import from its own layer and those below.
 LAYERS = [
     {"errors", "seeding", "result", "__init__"},
-    {"dist", "schedules", "runlog", "peak", "progress", "interrupt", "launch", "claims", "trackers"},
+    {"dist", "schedules", "runlog", "peak", "progress", "interrupt", "launch", "claims", "trackers", "outputs"},
     {"data", "models", "muon", "optim", "sharded", "checkpoint", "sharded_checkpoint", "artifact"},
-    {"objectives", "evaluate", "transfer", "backward", "loop", "compiling", "pretraining"},
+    {"objectives", "evaluate", "transfer", "labelling", "backward", "loop", "compiling", "pretraining"},
     {"config", "recipe", "build", "handover", "report", "doctor", "bench"},
     {"cli", "__main__"},
 ]

@@ -1,6 +1,8 @@
 """Features to judge, from a model folder and a labelled source: the encoder's, the untrained encoder's, raw pixels."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.features import FeatureSet, Inputs, compute_outputs, pixel_features, read_inputs
+from ssl_ft.evaluate.judge import MOST_STANDARDISING, Budget, Drawn, draw_budgets
 from ssl_ft.models.encoders import build_encoder
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import RunFolder
@@ -66,6 +69,68 @@ def read_roles(
         if len(getattr(roles, role)) and not len(getattr(kept, role)):
             raise UserError(f"{source.location}: not one of its {role} images can be read; mend them first")
     return inputs, source.labels[inputs.indices], kept
+
+
+@dataclass(frozen=True, eq=False)
+class Needed:
+    """The images a judgement takes features of.
+
+    Attributes:
+        roles: indices into the source; of a large training part only what is needed.
+        drawn: the draws, as indices into the source; None where all training images stay, and draws are made of those
+            that can be read.
+    """
+
+    roles: Roles
+    drawn: Drawn | None
+
+    def places(self, inputs: Inputs) -> Drawn | None:
+        """The draws as places in the inputs that were read."""
+        if self.drawn is None:
+            return None
+        known = self.drawn.standardising
+        taken = [[np.searchsorted(inputs.indices, one) for one in draws] for draws in self.drawn.taken]
+        return Drawn(taken, np.searchsorted(inputs.indices, known[np.isin(known, inputs.indices)]))
+
+
+def needed_images(
+    source: Source,
+    roles: Roles,
+    data: DataSettings,
+    contract: InputContract,
+    *,
+    budgets: Sequence[Budget],
+    draws: int,
+    seed: int,
+) -> Needed:
+    """What has to be embedded: small budgets of a large training part need their draws, and 10,000 to standardise.
+
+    Up to 10,000 training images, and where a budget is "all", every image is needed. Labels drawn are read once to see
+    that they can be.
+
+    Raises:
+        UserError: a class has too few labels, or too few that can be read.
+    """
+    assert source.labels is not None, "roles need labels"
+    if len(roles.train) <= MOST_STANDARDISING or "all" in budgets:
+        return Needed(roles, None)
+    damaged, seen = np.empty(0, np.int64), np.empty(0, np.int64)
+    while True:
+        drawn = draw_budgets(
+            source.labels, roles, budgets=budgets, draws=draws, class_names=source.class_names, seed=seed,
+            damaged=damaged,
+        )  # fmt: skip
+        labelled = np.unique(np.concatenate([one for draw in drawn.taken for one in draw]))
+        new = np.setdiff1d(labelled, seen)
+        if not len(new):
+            break
+        read = read_inputs(
+            source, new, contract, max_damaged_share=1.0, max_pixels=data.max_pixels, workers=data.workers
+        )
+        seen, damaged = np.union1d(seen, new), np.union1d(damaged, np.setdiff1d(new, read.indices))
+    # Damaged ones stay among those to be read, so that they are listed and counted.
+    train = np.union1d(drawn.needed(), damaged)
+    return Needed(Roles(train=train, val=np.empty(0, np.int64), test=roles.test), drawn)
 
 
 def read_test(

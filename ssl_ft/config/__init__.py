@@ -6,6 +6,7 @@ Only `build/` and the stages see these classes; below, plain arguments. Each fie
 
 from ssl_ft.config.adapt import AdaptSettings
 from ssl_ft.config.compare import AdviseSettings, CompareSettings
+from ssl_ft.config.features import EmbedSettings, NeighborsSettings, SuggestSettings
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
 from ssl_ft.config.parts import AlsoSettings, DataSettings, EncoderSettings, OptimSettings, SourceSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
@@ -35,6 +36,7 @@ __all__ = [
     "DataSettings",
     "DistanceSettings",
     "DoctorSettings",
+    "EmbedSettings",
     "EncoderSettings",
     "FinetuneSettings",
     "GradualSettings",
@@ -45,6 +47,7 @@ __all__ = [
     "LayerDecaySettings",
     "LowRankSettings",
     "MaskedSettings",
+    "NeighborsSettings",
     "OptimSettings",
     "PartialSettings",
     "PredictSettings",
@@ -55,5 +58,6 @@ __all__ = [
     "SelftrainSettings",
     "ShiftSettings",
     "SourceSettings",
+    "SuggestSettings",
     "ViewSettings",
 ]

@@ -154,7 +154,7 @@ class PredictSettings(Settings):
     images: str = Field("", description="a folder of images or any other source")
     out: str = Field(
         "predictions.csv",
-        description="the CSV: path, label, probability, then one column a class; of other tasks one a target",
+        description="CSV, or Parquet by its ending: path, label, probability, one column a class; else one a target",
     )
     tta: Literal["none", "flip", "crops"] = Field(
         "none", description="mean over views: the image and its mirror image, or ten crops"

@@ -107,6 +107,7 @@ def label_budget(
     draw: int,
     seed: int,
     class_names: Sequence[str] = (),
+    damaged: Indices | None = None,
 ) -> Indices:
     """Return a stratified label budget, ascending int64 indices; within a draw, smaller budgets lie inside larger ones.
 
@@ -118,6 +119,8 @@ def label_budget(
         draw: Number of the draw, >= 0; draws are independent of one another.
         seed: Root seed, >= 0.
         class_names: Names by class number, used in messages only.
+        damaged: int64, candidates that cannot be read: the next of their class in the draw's order stand in for them,
+            and nothing else of the draw changes.
 
     Raises:
         UserError: A class has too few labels, or `per_class` is out of range.
@@ -137,7 +140,15 @@ def label_budget(
                 f"There are {len(members)} labels of {_named([cls], class_names)} to draw from, fewer than the {count} "
                 f"per class asked for: the largest budget possible here is {smallest} per class."
             )
-        bought.append(_shuffled(members, purpose=_BUDGET, seed=seed, draw=draw, cls=cls)[:count])
+        order = _shuffled(members, purpose=_BUDGET, seed=seed, draw=draw, cls=cls)
+        if damaged is not None:
+            order = order[~np.isin(order, damaged)]
+        if len(order) < count:
+            raise UserError(
+                f"Of {len(members)} images of {_named([cls], class_names)}, {len(order)} can be read, fewer than the "
+                f"{count} asked for: mend them, or ask for a smaller budget."
+            )
+        bought.append(order[:count])
     assert bought, "a label budget needs candidates"
     return np.sort(np.concatenate(bought))
 

@@ -47,6 +47,46 @@ def nearest(
     return torch.cat(indices), torch.cat(similarities)
 
 
+class NearestSoFar:
+    """The k nearest of a pool that passes by in blocks, so that neither the pool nor a matrix over it is held.
+
+    Args:
+        queries: float [M, D].
+        k: Number of neighbours, >= 1.
+    """
+
+    def __init__(self, queries: Tensor, *, k: int) -> None:
+        assert k >= 1, "a query has a neighbour at least"
+        self._queries, self._k = F.normalize(queries.float(), dim=1), k
+        self.similarities = self._queries.new_empty(len(queries), 0)
+        self.indices = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+
+    @torch.no_grad()
+    def add(self, features: Tensor, indices: Tensor, *, block: int = 1024) -> None:
+        """Let some of the pool pass by; `indices` int64 and `similarities` float32 [M, k] are then the nearest so far.
+
+        Fewer than k columns while fewer images have passed; most similar first, ties in the order they came.
+
+        Args:
+            features: float [N, D].
+            indices: int64 [N], their numbers in the pool.
+            block: Queries handled at once.
+        """
+        gallery = F.normalize(features.float(), dim=1)
+        columns = min(self._k, self.indices.shape[1] + len(gallery))
+        best = self.similarities.new_empty(len(self._queries), columns)
+        where = self.indices.new_empty(len(self._queries), columns)
+        for start in range(0, len(self._queries), block):
+            part = slice(start, start + block)
+            column, value = _top(self._queries[part] @ gallery.T, min(self._k, len(gallery)))
+            # Those who came earlier stand first, so picking by column keeps ties in order.
+            values = torch.cat([self.similarities[part], value], dim=1)
+            numbers = torch.cat([self.indices[part], indices.to(column.device)[column]], dim=1)
+            column, best[part] = _top(values, columns)
+            where[part] = numbers.gather(1, column)
+        self.similarities, self.indices = best, where
+
+
 @torch.no_grad()
 def knn_predict(
     train_features: Tensor,

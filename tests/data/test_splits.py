@@ -215,3 +215,17 @@ def test_each_mistake_has_its_sentence(
     names = None if splits is None else np.array(splits.split())
     with pytest.raises(UserError, match=message):
         assign_roles(np.array(labels), splits=names, seed=0, class_names=["cat", "dog", "owl"], **settings)
+
+
+def test_damaged_images_are_replaced_and_nothing_else_of_a_draw_changes():
+    labels = np.repeat(np.arange(2), 10)
+    candidates = np.arange(20)
+    whole = label_budget(labels, candidates, per_class=4, draw=1, seed=3)
+    larger = label_budget(labels, candidates, per_class=5, draw=1, seed=3)
+    lost = whole[1]
+    mended = label_budget(labels, candidates, per_class=4, draw=1, seed=3, damaged=np.array([lost]))
+    (new,) = set(mended) - set(whole)
+    assert set(whole) - set(mended) == {lost}
+    assert new in set(larger) - set(whole), "the next of its class in the draw's order"
+    with pytest.raises(UserError, match=r"Of 10 images of class 0, 9 can be read, fewer than the 10 asked for"):
+        label_budget(labels, candidates, per_class=10, draw=1, seed=3, damaged=np.array([lost]))

@@ -5,7 +5,8 @@ import pytest
 
 from ssl_ft.data.splits import Roles, label_budget
 from ssl_ft.errors import UserError
-from ssl_ft.evaluate.judge import Budget, Judgement, check_budgets, judge
+from ssl_ft.evaluate import judge as judging
+from ssl_ft.evaluate.judge import Budget, Judgement, check_budgets, draw_budgets, judge
 
 CLASSES, COUNT = 3, 240
 NAMES = ("ant", "bee", "cat")
@@ -137,3 +138,33 @@ def test_budgets_the_data_cannot_pay_are_refused_before_any_work():
         check_budgets((1, 51), labels, ROLES, class_names=NAMES, seed=0)
     with pytest.raises(UserError, match="names a budget twice"):
         check_budgets((1, 5, 1), labels, ROLES, class_names=NAMES, seed=0)
+
+
+def test_large_training_parts_are_standardised_by_some_and_need_no_others(monkeypatch):
+    monkeypatch.setattr(judging, "MOST_STANDARDISING", 20)
+    features, labels = features_and_labels(10, distance=1.5)
+    drawn = draw_budgets(labels, ROLES, budgets=(2, 4), draws=3, class_names=NAMES, seed=0)
+    assert len(set(drawn.standardising)) == 20
+    assert set(drawn.standardising) < set(ROLES.train)
+    assert not np.array_equal(drawn.standardising, np.arange(20))
+    assert [[len(one) for one in taken] for taken in drawn.taken] == [[6] * 3, [12] * 3]
+    needed = drawn.needed()
+    assert len(needed) < len(ROLES.train)
+    before = judged(features, labels, budgets=(2, 4), draws=3)
+    # What is not needed may be anything at all.
+    blind = np.full_like(features, np.nan)
+    kept = np.concatenate([needed, ROLES.test])
+    blind[kept] = features[kept]
+    after = judged(blind, labels, budgets=(2, 4), draws=3)
+    for one, other in zip(before, after, strict=True):
+        assert np.array_equal(one.predictions, other.predictions)
+    # What else is asked for does not matter either.
+    (alone,) = judged(features, labels, budgets=(4,), draws=3)
+    assert np.array_equal(alone.predictions, before[1].predictions)
+
+
+def test_small_training_parts_are_standardised_by_all():
+    _, labels = features_and_labels(11, distance=1.5)
+    drawn = draw_budgets(labels, ROLES, budgets=("all",), draws=3, class_names=NAMES, seed=0)
+    assert np.array_equal(drawn.standardising, ROLES.train)
+    assert np.array_equal(drawn.needed(), np.arange(180))

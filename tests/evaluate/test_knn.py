@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_ft.evaluate import knn
-from ssl_ft.evaluate.knn import knn_predict, nearest
+from ssl_ft.evaluate.knn import NearestSoFar, knn_predict, nearest
 
 
 def _case(
@@ -110,3 +110,20 @@ def test_no_queries_give_no_answers() -> None:
     features, labels, queries = _case(0)
     predictions, confidences = knn_predict(features, labels, queries[:0], k=3, num_classes=4)
     assert predictions.shape == confidences.shape == (0,)
+
+
+@pytest.mark.parametrize("k", [1, 4, 9, 30])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_pool_passing_by_in_blocks_gives_the_nearest_of_all(seed, k):
+    generator = torch.Generator().manual_seed(seed)
+    # Whole numbers of one length are alike in many ways: ties within a block and across blocks.
+    pool = torch.randint(0, 2, (30, 4), generator=generator).float() * 2 - 1
+    queries = torch.randint(0, 2, (7, 4), generator=generator).float() * 2 - 1
+    so_far, numbers = NearestSoFar(queries, k=k), torch.arange(30)
+    for start, stop in ((0, 2), (2, 13), (13, 14), (14, 30)):
+        so_far.add(pool[start:stop], numbers[start:stop], block=3)
+        assert so_far.indices.shape == (7, min(k, stop))
+    cosines = torch.nn.functional.normalize(queries, dim=1) @ torch.nn.functional.normalize(pool, dim=1).T
+    similarities, indices = cosines.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(so_far.indices, indices[:, :k])
+    assert torch.equal(so_far.similarities, similarities[:, :k])

@@ -21,12 +21,12 @@ FOLDER = Path(__file__).parent
 NUM_STEPS = 20
 
 
-def golden_losses(case: str, folder: Path) -> list[float]:
-    """The losses of a case, each from the step before its update."""
+def golden_losses(case: str, folder: Path, num_steps: int = NUM_STEPS) -> list[float]:
+    """The first losses of a case, each from the step before its update."""
     settings = settings_of(case, write_images(folder), precision="float64")
     run = RunFolder(folder / case, stage="pretrain", settings=settings.model_dump(mode="json"))
     work, _, _ = assemble(settings, open_pool(settings), run)
-    return [row["loss"] for row in train_steps(work, num_steps=NUM_STEPS, rate=work.plan.rate)]
+    return [row["loss"] for row in train_steps(work, num_steps=num_steps, rate=work.plan.rate)]
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ from tests.ranks import run_on_ranks
 
 
 def assert_equal_on_ranks(
-    tmp_path: Path, cases: list[str], *, num_ranks: int, precision: str, tolerance: float
+    tmp_path: Path, cases: list[str], *, num_ranks: int, precision: str, tolerance: float, num_steps: int = 10
 ) -> None:
     images = write_images(tmp_path)
-    alone = losses_and_gradient(cases, images, tmp_path, precision)
-    ranks = run_on_ranks(losses_and_gradient, cases, images, tmp_path, precision, num_ranks=num_ranks)
+    alone = losses_and_gradient(cases, images, tmp_path, precision, num_steps)
+    ranks = run_on_ranks(losses_and_gradient, cases, images, tmp_path, precision, num_steps, num_ranks=num_ranks)
     for case in cases:
         for rank in ranks:
             np.testing.assert_allclose(rank[case]["losses"], alone[case]["losses"], rtol=tolerance, err_msg=case)
@@ -32,6 +32,7 @@ def test_two_ranks_equal_one_in_float64(tmp_path):
         num_ranks=2,
         precision="float64",
         tolerance=1e-9,
+        num_steps=5,
     )
 
 

@@ -73,8 +73,8 @@ def settings_of(case: str, images: Path, **more: Any) -> PretrainSettings:
     return PretrainSettings.model_validate({**tree, **CASES[case], **more})
 
 
-def losses_and_gradient(cases: list[str], images: Path, out: Path, precision: str) -> dict[str, Any]:
-    """For each case the 10 losses and the gradient of the first step, as lists and arrays."""
+def losses_and_gradient(cases: list[str], images: Path, out: Path, precision: str, num_steps: int) -> dict[str, Any]:
+    """For each case the losses of its steps and the gradient of the first, as lists and arrays."""
     results = {}
     for case in cases:
         # In float32 a high rate magnifies rounding from step to step; what is compared is the ranks, not that.
@@ -84,7 +84,7 @@ def losses_and_gradient(cases: list[str], images: Path, out: Path, precision: st
             out / f"{case}-{precision}-{dist.world_size()}", stage="pretrain", settings=settings.model_dump(mode="json")
         )
         work, _, _ = assemble(settings, open_pool(settings), run)
-        results[case] = {"gradient": _first_gradient(work), "losses": _losses(work)}
+        results[case] = {"gradient": _first_gradient(work), "losses": _losses(work, num_steps)}
     return results
 
 
@@ -97,8 +97,8 @@ def _first_gradient(work: Any) -> np.ndarray:
     return np.asarray(gradient.double().numpy())
 
 
-def _losses(work: Any) -> list[float]:
-    return [row["loss"] for row in train_steps(work, num_steps=10, rate=work.plan.rate)]
+def _losses(work: Any, num_steps: int) -> list[float]:
+    return [row["loss"] for row in train_steps(work, num_steps=num_steps, rate=work.plan.rate)]
 
 
 def train_steps(work: Any, *, num_steps: int, rate: float) -> list[dict[str, float]]:
