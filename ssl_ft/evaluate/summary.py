@@ -24,7 +24,6 @@ from ssl_ft.evaluate.comparison import (
 from ssl_ft.evaluate.efficiency import BreakEven, Computing, Reach, break_evens, computing, reaches
 from ssl_ft.evaluate.metrics import Estimate, Labels, estimate
 
-
 # Trainings whose seconds differ by less than this share count as equally long.
 _TIME_NOISE = 0.05
 
