@@ -24,6 +24,9 @@ from ssl_ft.evaluate.comparison import (
 from ssl_ft.evaluate.efficiency import BreakEven, Computing, Reach, break_evens, computing, reaches
 from ssl_ft.evaluate.metrics import Estimate, Labels, estimate
 
+# Trainings whose seconds differ by less than this share count as equally long.
+_TIME_NOISE = 0.05
+
 
 @dataclass(frozen=True)
 class Row:
@@ -280,6 +283,7 @@ def _costs(groups: Sequence[_Group], reached: Sequence[Reach], question: Questio
                 pretrain_seconds=pretraining,
                 seconds=seconds[group.model, group.budget],
                 baseline_seconds=seconds[reach.baseline, group.budget],
+                margin=_TIME_NOISE * seconds[reach.baseline, group.budget],
             )
         whole = float(np.mean([cell.seconds for cell in group.cells]))
         memory = max(cell.peak_memory_mb for cell in group.cells)

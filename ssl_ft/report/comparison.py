@@ -60,7 +60,10 @@ def comparison_view(summary: Summary, *, name: str, prefix: str) -> ComparisonVi
         about=_about(summary),
         verdicts=tuple(verdict_sentences(summary)),
         overview=Markup(_overview(summary, prefix=f"{prefix}-all")),
-        panels=tuple(_panel(summary, model, prefix=f"{prefix}-{n}") for n, model in enumerate(_compared(summary))),
+        # With one budget there is no curve, and the overview says all.
+        panels=tuple(_panel(summary, model, prefix=f"{prefix}-{n}") for n, model in enumerate(_compared(summary)))
+        if len(summary.verdicts) > 1
+        else (),
         table=_table(summary),
         best=_against_best(summary),
         costs=_costs(summary),
@@ -72,10 +75,11 @@ def comparison_view(summary: Summary, *, name: str, prefix: str) -> ComparisonVi
 def _about(summary: Summary) -> str:
     seeds = f" with {summary.num_seeds} seeds each" if summary.num_seeds > 1 else ""
     comparisons = len(summary.differences)
+    over = "draws and test images" if summary.num_draws > 1 else "test images; what another draw would give is unknown"
     return (
         f"{formats.counted(summary.num_test, 'test image')} of {summary.num_classes} classes, "
         f"{formats.counted(summary.num_draws, 'draw')} of the labels{seeds}. Intervals are 95{formats.NBSP}% over "
-        f"draws and test images. P-values come from {summary.num_resamples:,} paired bootstrap resamples, so none is "
+        f"{over}. P-values come from {summary.num_resamples:,} paired bootstrap resamples, so none is "
         f"below {2 / (summary.num_resamples + 1):.1g}, and are corrected for {comparisons} comparisons (Holm)."
     )
 
@@ -128,7 +132,9 @@ def _overview(summary: Summary, *, prefix: str) -> str:
     )
     height = 60 + 21 * len(order)
     description = formats.printable(f"Accuracy of each strategy. {spoken}.")
-    return render(draw, size=(150 + 190 * len(budgets), height), font_size=11.5, prefix=prefix, description=description)
+    return render(
+        draw, size=(max(560, 150 + 190 * len(budgets)), height), font_size=11.5, prefix=prefix, description=description
+    )
 
 
 def _panel(summary: Summary, model: str, *, prefix: str) -> PanelView:

@@ -63,7 +63,7 @@ def _verdict(summary: Summary, verdict: Verdict) -> str:
     if gain is not None:
         sentences.append(f"Over {gain.other} that is {difference_text(gain)}")
     reach = next((r for r in summary.reaches if (r.model, r.budget) == (verdict.best, verdict.budget)), None)
-    if reach is not None:
+    if reach is not None and len(summary.verdicts) > 1:
         sentences.append(_reach_sentence(reach, summary.num_classes))
     return ". ".join(sentences) + "."
 

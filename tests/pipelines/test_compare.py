@@ -1,5 +1,6 @@
 """Stage compare on tiny runs: what it leaves, killed and gone on with, several processes, refusals; and its advice."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -190,17 +192,34 @@ def test_a_named_strategy_without_definition_is_refused_and_an_unnamed_left_out(
     assert "left out: full for pretrain: it has no blocks" in outcome.out
 
 
-def start(words: list[str]) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "ssl_ft", *words], cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+Start = Callable[[list[str]], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the command in a process group of its own; what is still there at the end is ended."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(words: list[str]) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ssl_ft", *words], cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_two_workers_killed_and_gone_on_with_give_the_tables_of_one(compared, tmp_path, encoder):
+@pytest.mark.timeout(1800)
+def test_two_workers_killed_and_gone_on_with_give_the_tables_of_one(compared, tmp_path, encoder, start):
     """Killed twice with all its workers; at last two commands at once, as on two machines."""
     words = compare(encoder, tmp_path / "run", "workers=2")
     for least in (2, 4):
@@ -218,14 +237,14 @@ def test_two_workers_killed_and_gone_on_with_give_the_tables_of_one(compared, tm
 
 
 @pytest.mark.dist
-def test_two_workers_give_the_tables_of_one(compared, tmp_path, encoder):
+def test_two_workers_give_the_tables_of_one(compared, tmp_path, encoder, start):
     process = start(compare(encoder, tmp_path / "run", "workers=2"))
     assert process.wait(timeout=300) == 0
     assert tables(tmp_path / "run") == tables(compared)
 
 
 @pytest.mark.slow
-def test_it_is_stopped_between_cells_and_goes_on(compared, tmp_path, encoder):
+def test_it_is_stopped_between_cells_and_goes_on(compared, tmp_path, encoder, start):
     words = compare(encoder, tmp_path / "run", "workers=1")
     process = start(words)
     while not list(tmp_path.glob("run/cells/*.npz")):
