@@ -64,12 +64,16 @@ def _adapt(
         adapted, plain, target.source, target.test, target.data, run=run, device=device, budget=settings.labels,
         seed=settings.seed,
     )  # fmt: skip
-    about = handover.provenance(f"adapted ({settings.method})", settings.encoder, run, steps=adapted.trained.step)
+    learnt = len(split.train) + plain.trained.num_val + labelled.origin.num_labels
+    about = handover.provenance(
+        f"adapted ({settings.method})", settings.encoder, run, steps=adapted.trained.step, num_labels=learnt
+    )
     card = ModelCard("classifier", start.spec, adapted.contract, source.class_names, about)
     save_model(run.path / "classifier", adapted.trained.model, card)
     handover.write_damages(run, plain.trained.damages)
     run.write_manifest(device=str(device))
-    used = LabelsUsed(train=len(split.train), val=plain.trained.num_val, test=found.num_images)
+    used = LabelsUsed(train=len(split.train), val=plain.trained.num_val, test=found.num_images,
+                      earlier=labelled.origin.num_labels)  # fmt: skip
     run.finish(metrics=found.metrics, labels_used=used, test_scored=found.num_scored)
     print(run.path)
     return 0

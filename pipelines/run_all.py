@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines import finetune, pretrain, probe
+from ssl_ft.build.tasks import check_task
 from ssl_ft.config import RunSettings
 from ssl_ft.config.strategies import READERS
 from ssl_ft.errors import UserError
@@ -21,6 +22,7 @@ def main(settings: RunSettings) -> int:
     folders = {name: str(top / name) for name in ("pretrain", "probe", f"finetune-{chosen}", "finetune-scratch")}
     _check_own(top, {*folders, "report.html", "result.json"})
     data = settings.pretrain.data
+    check_task(settings.finetune, settings.finetune.data or data)  # not after hours of pretraining
     encoder = folders["pretrain"]
     stages: list[tuple[str, Callable[[], int]]] = [
         ("pretrain", lambda: pretrain.main(settings.pretrain.model_copy(update={"out": encoder}))),

@@ -1,5 +1,7 @@
 """Stage selftrain: a teacher from few labels labels the pool, students learn from that; each scored once."""
 
+import numpy as np
+
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
@@ -38,6 +40,7 @@ def _selftrain(settings: SelftrainSettings, labelled: handover.Labelled, split: 
     record_start(run, labelled.origin, parent)
     images = LabelledImages(source, labelled.data, labelled.roles.train, run.path)
     split = without_damaged(split, images, start.contract, run=run)
+    handover.keep_pool_keys(run, source.subset(np.concatenate([split.train, split.val])), labelled.data)
     pool = open_unlabelled(settings, labelled, split, run=run)
     handover.record_data(run, pool.images.source, pool.images.source.subset(pool.rows), role="pool")
     rounds: list[Round] = []
@@ -65,11 +68,15 @@ def _selftrain(settings: SelftrainSettings, labelled: handover.Labelled, split: 
         Contender("student", found.best, start.contract), Contender("teacher", teacher, start.contract), source,
         split.test, labelled.data, run=run, device=device, budget=settings.labels, seed=settings.seed,
     )  # fmt: skip
-    about = handover.provenance(f"self-trained ({settings.strategy})", settings.encoder, run, steps=found.best.step)
+    learnt = len(split.train) + teacher.num_val + labelled.origin.num_labels
+    about = handover.provenance(
+        f"self-trained ({settings.strategy})", settings.encoder, run, steps=found.best.step, num_labels=learnt
+    )
     card = ModelCard("classifier", start.spec, start.contract, names, about)
     save_model(run.path / "classifier", found.best.model, card)
     run.write_manifest(device=str(device))
-    used = LabelsUsed(train=len(split.train), val=teacher.num_val, test=verdict.num_images)
+    used = LabelsUsed(train=len(split.train), val=teacher.num_val, test=verdict.num_images,
+                      earlier=labelled.origin.num_labels)  # fmt: skip
     run.finish(metrics=verdict.metrics, labels_used=used, test_scored=verdict.num_scored)
     print(run.path)
     return 0

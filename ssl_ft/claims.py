@@ -60,7 +60,15 @@ def try_claim(path: Path) -> Claim | None:
     A process is dead where its number is gone from this machine, or its claim has not been touched for `SILENCE_S`.
     The folder of `path` must exist.
     """
-    mark = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "boot": _boot(), "nonce": os.urandom(8).hex()})
+    mark = json.dumps(
+        {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "boot": _boot(),
+            "born": _born(os.getpid()),
+            "nonce": os.urandom(8).hex(),
+        }
+    )
     if not _create(path, mark):
         before = _read(path)
         if before is None or not _is_dead(path, before) or not _remove(path, before):
@@ -128,11 +136,11 @@ def _remove(path: Path, mark: str) -> bool:
 def _is_dead(path: Path, mark: str) -> bool:
     try:
         told = json.loads(mark)
-        host, pid, boot = str(told["host"]), int(told["pid"]), str(told["boot"])
+        host, pid, boot, born = str(told["host"]), int(told["pid"]), str(told["boot"]), str(told.get("born", ""))
     except (ValueError, KeyError, TypeError):
-        host, pid, boot = "", 0, ""
+        host, pid, boot, born = "", 0, "", ""
     if host == socket.gethostname() and boot == _boot():
-        return not _is_running(pid)
+        return not _is_running(pid) or (bool(born) and _born(pid) != born)
     try:
         # The folder's own clock: two machines' clocks may differ by more than a heartbeat.
         return _now_at(path.parent) - path.stat().st_mtime > SILENCE_S
@@ -151,6 +159,15 @@ def _is_running(pid: int) -> bool:
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in ("Z", "X")
     return True
+
+
+def _born(pid: int) -> str:
+    """When a process started and in which namespace, by which its number given to another one later is told apart."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        return f"{started} {os.readlink('/proc/self/ns/pid')}"
+    except (OSError, IndexError):
+        return ""
 
 
 def _now_at(folder: Path) -> float:

@@ -215,7 +215,8 @@ def keep_pool_keys(run: RunFolder, pool: Source, settings: DataSettings) -> None
         run.note(f"the pool has more than {_MOST_KEYS:,} images: it is not searched for test images")
         return
     keys = content_keys(pool, workers=settings.workers, white_level=settings.white_level)
-    write_atomically(run.path / _POOL_KEYS, lambda partial: _save_keys(partial, keys.pixels, pool))
+    level = settings.white_level
+    write_atomically(run.path / _POOL_KEYS, lambda partial: _save_keys(partial, keys.pixels, pool, white_level=level))
 
 
 def report_duplicates(
@@ -233,15 +234,18 @@ def report_duplicates(
     if not dist.is_main() or not len(test) or not (pool_runs or also):
         return
     held_out = source.subset(test)
-    sought, rows = content_keys(held_out).pixels, list[tuple[str, str]]()
+    rows = list[tuple[str, str]]()
     pools = [(_pool_words(each), _kept_keys(each)) for each in pool_runs]
-    pools += [(each.location, (content_keys(each).pixels, np.array(list(each.names)))) for each in also]
+    pools += [(each.location, _Keys(content_keys(each).pixels, np.array(list(each.names)))) for each in also]
+    # Digests are of decoded pixels, which for 16-bit files depend on what counts as white.
+    levels = {known.white_level for _, known in pools if known is not None}
+    sought = {level: content_keys(held_out, white_level=level).pixels for level in levels}
     for words, known in pools:
         if known is None:
             run.note(f"the digests of {words} are not at hand: it is not known whether test images are among them")
             continue
-        pairs = exact_duplicates(known[0], sought)
-        rows += [(str(known[1][a]), held_out.names[b]) for a, b in pairs]
+        pairs = exact_duplicates(known.pixels, sought[known.white_level])
+        rows += [(str(known.names[a]), held_out.names[b]) for a, b in pairs]
         if len(pairs):
             run.note(f"{len(pairs)} test images are also in {words}, pixel for pixel; see duplicates.csv")
         else:
@@ -255,17 +259,28 @@ def _pool_words(pool_run: Path) -> str:
     return f"the labelled images of {pool_run.name}" if is_tuned else "the pretraining pool"
 
 
-def _kept_keys(pool_run: Path) -> tuple[NDArray[np.uint64], NDArray[np.str_]] | None:
+@dataclass(frozen=True, eq=False)
+class _Keys:
+    """Digests of images' pixels, their names, and what counted as white when they were made."""
+
+    pixels: NDArray[np.uint64]
+    names: NDArray[np.str_]
+    white_level: int = 65535
+
+
+def _kept_keys(pool_run: Path) -> _Keys | None:
     path = pool_run / _POOL_KEYS
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as known:
-        return known["pixels"], known["names"]
+        level = int(known["white_level"]) if "white_level" in known else 65535
+        return _Keys(known["pixels"], known["names"], level)
 
 
-def _save_keys(partial: Path, pixels: NDArray[np.uint64], pool: Source) -> None:
+def _save_keys(partial: Path, pixels: NDArray[np.uint64], pool: Source, *, white_level: int) -> None:
+    names = np.array(list(pool.names), dtype=np.str_)
     with partial.open("wb") as file:
-        np.savez_compressed(file, pixels=pixels, names=np.array(list(pool.names), dtype=np.str_))
+        np.savez_compressed(file, pixels=pixels, names=names, white_level=np.array(white_level))
 
 
 def labels_used(

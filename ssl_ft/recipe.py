@@ -106,14 +106,19 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
 
 
-def describe(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """(dotted name, default, line of help) of every setting of a class, sections opened."""
+def describe(
+    cls: type[BaseModel], prefix: str = "", *, given: BaseModel | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """(dotted name, default, line of help) of every setting of a class, sections opened; `given` has the defaults."""
     for name, info in cls.model_fields.items():
         section = _section(info.annotation)
-        if section is not None:
-            yield from describe(section, f"{prefix}{name}.")
-            continue
         default = info.get_default(call_default_factory=True, validated_data={})
+        if given is not None:
+            default = getattr(given, name)
+        if section is not None:
+            own = default if isinstance(default, section) else None
+            yield from describe(section, f"{prefix}{name}.", given=own)
+            continue
         shown = "" if default is PydanticUndefined else _shown(default)
         yield f"{prefix}{name}", shown, info.description or ""
 

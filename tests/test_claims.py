@@ -170,3 +170,14 @@ def test_many_workers_do_each_piece_once_though_one_is_killed(tmp_path):
 def test_the_module_needs_no_torch():
     code = "import sys, ssl_ft.claims; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)
+
+
+def test_a_number_given_to_another_process_keeps_no_claim(tmp_path):
+    """After a restart of a container its small process numbers are soon taken again."""
+    claim = try_claim(tmp_path / "a")
+    assert claim is not None
+    told = json.loads((tmp_path / "a").read_text())
+    (tmp_path / "b").write_text(json.dumps(told))
+    assert try_claim(tmp_path / "b") is None
+    (tmp_path / "b").write_text(json.dumps(told | {"born": "1 another"}))
+    assert try_claim(tmp_path / "b") is not None

@@ -2,7 +2,15 @@
 
 import pytest
 
-from ssl_ft.config import CompareSettings, IndexSettings, PretrainSettings, ProbeSettings, ReportSettings, RunSettings
+from ssl_ft.config import (
+    CompareSettings,
+    FinetuneSettings,
+    IndexSettings,
+    PretrainSettings,
+    ProbeSettings,
+    ReportSettings,
+    RunSettings,
+)
 from ssl_ft.errors import UserError
 from ssl_ft.recipe import describe, load_settings, recipe_names
 
@@ -177,3 +185,18 @@ def test_a_stage_takes_its_section_of_a_recipe_for_the_whole_way(tmp_path):
     recipe.write_text("pretrain: {batch_size: 32}\nbatchsize: 3\n")
     with pytest.raises(UserError, match="unknown setting batchsize"):
         load_settings(PretrainSettings, recipe=str(recipe), overrides=[])
+
+
+class TestDefaultsOfASection:
+    def test_one_key_leaves_the_others_as_this_stage_has_them(self):
+        words = ["optim.weight_decay=0.1", "views.horizontal_flip=0"]
+        settings = load_settings(FinetuneSettings, recipe=None, overrides=words)
+        assert (settings.optim.rate, settings.optim.weight_decay) == (3e-3, 0.1)
+        assert settings.views.recipe == "gentle"
+        assert (
+            load_settings(FinetuneSettings, recipe=None, overrides=["optim=muon", "optim.rate=1e-2"]).optim.rate == 1e-2
+        )
+
+    def test_help_tells_the_defaults_that_hold(self):
+        told = {name: default for name, default, _ in describe(FinetuneSettings)}
+        assert (told["optim.rate"], told["views.recipe"]) == ("0.003", "gentle")

@@ -84,5 +84,7 @@ def _ratio(row: Row) -> str:
 
 
 def _short(value: float) -> str:
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1e}"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:,.{digits}f}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -62,10 +63,10 @@ def open_target(settings: AdaptSettings, source: Source, *, folder: Path) -> Tar
         raise UserError("target= is missing: name the images of the other kind, whose test labels score the result")
     check_classes(data, stage="adapt")
     target = open_data(data)
-    roles = roles_of(target, data)
+    test = _test_part(target, data)
     assert target.labels is not None, "roles need labels"
     number = {name: place for place, name in enumerate(source.class_names)}
-    strangers = sorted({target.class_names[c] for c in target.labels[roles.test].tolist()} - number.keys())
+    strangers = sorted({target.class_names[c] for c in target.labels[test].tolist()} - number.keys())
     if strangers:
         raise UserError(
             f"target={target.location}: its test images are also of class {strangers[0]!r}, which {source.location} "
@@ -79,8 +80,19 @@ def open_target(settings: AdaptSettings, source: Source, *, folder: Path) -> Tar
         replace(target, labels=labels, class_names=source.class_names),
         data,
         LabelledImages(pool, data, np.arange(len(pool)), folder / "target"),
-        roles.test,
+        test,
     )
+
+
+def _test_part(target: Source, data: DataSettings) -> NDArray[np.int64]:
+    """Labelled images of the split that scores; of a target without splits the part that is drawn for it.
+
+    Other labels of the target are not asked for: it has none where it is adapted to.
+    """
+    if target.labels is None or target.splits is None or data.test_split is None:
+        return roles_of(target, data).test
+    test = np.flatnonzero((target.splits == data.test_split) & (target.labels >= 0))
+    return test if len(test) else roles_of(target, data).test  # which says what is wrong
 
 
 def check_method(settings: AdaptSettings, start: Start) -> None:
@@ -162,7 +174,7 @@ def continued_settings(settings: AdaptSettings, model: Path, contract: InputCont
     """The pretraining that made the encoder, from its weights, on the target's images.
 
     Raises:
-        UserError: the encoder does not lie in its run folder any more.
+        UserError: the encoder does not lie in its run folder any more, or its pretraining needs labels.
     """
     manifest = model.parent / "manifest.json"
     assert settings.target is not None, "the target was opened"
@@ -175,15 +187,22 @@ def continued_settings(settings: AdaptSettings, model: Path, contract: InputCont
             "size": size,
             "duration": settings.continued,
             "devices": 1,
+            "sharding": "none",
             "slurm": None,
             "seed": settings.seed,
             "device": settings.device,
             "threads": settings.threads,
             "out": str(out),
         }
-        return PretrainSettings.model_validate(own)
+        made = PretrainSettings.model_validate(own)
     except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise UserError(
             f"method=continue repeats the pretraining of {model}, but {manifest} does not tell its settings; name the "
             "encoder in its run folder, or pretrain on the target yourself with encoder.pretrained="
         ) from error
+    if made.objective == "supervised":
+        raise UserError(
+            f"method=continue repeats the pretraining of {model}, which was objective=supervised: it would learn the "
+            "target's labels, which adapt never looks at. Take another method, or an encoder pretrained without any"
+        )
+    return made

@@ -148,9 +148,14 @@ def _choose(
         tried = tried[:1]
     found: list[_Choice] = []
     for settings, candidate in zip(tried, GRIDS[strategy], strict=False):
-        trained = train_classifier(
-            settings, bench.start, bench.images, split, device=bench.device, should_stop=should_stop
-        )
+        try:
+            trained = train_classifier(
+                settings, bench.start, bench.images, split, device=bench.device, should_stop=should_stop
+            )
+        except UserError:  # it diverged: the others may not
+            if not found and settings is tried[-1]:
+                raise
+            continue
         if should_stop():
             raise Stopped
         # A solver fits on val as well, and without val all labels were trained on at once.
@@ -162,7 +167,7 @@ def _choose(
 def _readable(budget: Indices, bench: Bench) -> Indices:
     """The budget without images that cannot be read, which would be replaced by others under their labels."""
     images = bench.images
-    found = images.inputs(budget, bench.start.contract).indices
+    found = images.inputs(budget, bench.start.contract, max_damaged_share=1.0).indices
     lost = set(images.labels[budget].tolist()) - set(images.labels[found].tolist())
     if lost:
         name = images.source.class_names[min(lost)]

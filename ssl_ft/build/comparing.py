@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from ssl_ft.artifact import find_model, read_card
 from ssl_ft.build.cells import budget_sizes
 from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.draft import Draft, with_head
-from ssl_ft.build.grids import GRIDS
+from ssl_ft.build.grids import GRIDS, candidates
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import LabelledImages
 from ssl_ft.build.origins import own_origin
@@ -201,6 +202,11 @@ def _undefined(comparison: Comparison, folder: Path, strategies: Sequence[str]) 
     found = {}
     for strategy in strategies:
         own = settings.finetune.model_copy(update={"strategy": strategy, "labels": 1})
+        try:
+            candidates(own, strategy)
+        except ValidationError as error:
+            found[strategy] = error.errors()[0]["msg"].removeprefix("Value error, ")
+            continue
         model = with_head(copy.deepcopy(start.encoder), num_classes=len(source.class_names), seed=0)
         draft = Draft(model, replace(start, statistics=known), images, few, few[:0], torch.device("cpu"))
         try:

@@ -32,9 +32,15 @@ def write_result(comparison: Comparison, run: RunFolder) -> None:
     summary = summarise(question, cells)
     run.parents.clear()  # measuring names the encoders too
     handover.record_roles(run, source, train=roles.train, val=roles.val, test=test)
-    for folder, digest in zip(comparison.folders.values(), comparison.digests, strict=True):
-        run.parents.append(Parent(path=str(folder), sha256=digest, kind="encoder"))
-        handover.report_duplicates(run, own_origin(folder).runs(), source, test)
+    origins = [own_origin(folder) for folder in comparison.folders.values()]
+    for origin, digest in zip(origins, comparison.digests, strict=True):
+        run.parents.append(Parent(path=origin.location, sha256=digest, kind="encoder"))
+    handover.report_duplicates(
+        run, list(dict.fromkeys(each for origin in origins for each in origin.runs())), source, test
+    )
+    earlier = max(origin.num_labels for origin in origins)
+    if earlier:
+        run.note(f"up to {earlier:,} labels were used to train the encoders; they count beside the budgets")
     names = np.array(source.class_names, dtype=np.str_)
     np.savez_compressed(run.path / "truth.npz", labels=question.labels, class_names=names)
     write_summary(run.path, summary)
@@ -43,7 +49,7 @@ def write_result(comparison: Comparison, run: RunFolder) -> None:
         say(sentence)
     run.finish(
         metrics=_metrics(summary),
-        labels_used=LabelsUsed(train=max(row.num_labels for row in summary.rows), test=len(test)),
+        labels_used=LabelsUsed(train=max(row.num_labels for row in summary.rows), test=len(test), earlier=earlier),
         test_scored=len(cells),
         # Of all processes together: how long one of them waited says little.
         seconds=sum(cell.seconds for _, cell in cells),

@@ -13,6 +13,7 @@ from torch import nn
 
 from ssl_ft.artifact import InputContract, find_model, load_model, read_card
 from ssl_ft.build.data import limited, open_data, pool_of, roles_of
+from ssl_ft.build.tasks import check_classes
 from ssl_ft.config import DataSettings
 from ssl_ft.data.duplicates import content_keys
 from ssl_ft.data.source import Source
@@ -118,6 +119,9 @@ def open_to_label(pool: DataSettings, labelled: DataSettings | None) -> ToLabel:
     Raises:
         UserError: nothing is left to suggest, or the labelled source has no label.
     """
+    for data in (pool, labelled):
+        if data is not None:
+            check_classes(data, stage="suggest")
     source = open_data(pool)
     is_bare = np.zeros(0, bool) if source.labels is None else source.labels < 0
     known: Source | None = None

@@ -76,7 +76,7 @@ class LabelledImages:
         side = max(contract.size, round(1.15 * contract.size))
         return build_store(
             self.source.subset(indices),
-            self.data,
+            self.data.model_copy(update={"white_level": contract.white_level}),  # as scoring reads them
             kind=ImageKind(contract.channels, side, False),
             channels=contract.channels,
             size=contract.size,

@@ -146,6 +146,9 @@ def record_start(run: RunFolder, origin: Origin, parent: Parent, *, are_weights_
 
 def with_measured_contract(origin: Origin, source: Source, train: NDArray[np.int64], data: DataSettings) -> Origin:
     """The origin with mean and std of training images, where they are to be measured; else as it is."""
+    if origin.folder is None:  # weights of others say nothing of 16-bit files
+        contract = replace(origin.card.contract, white_level=data.white_level)
+        origin = replace(origin, card=replace(origin.card, contract=contract))
     if not origin.is_measured:
         return origin
     contract = origin.card.contract

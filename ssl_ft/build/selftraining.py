@@ -4,7 +4,7 @@ Rounds are in `ssl_ft/transfer/selftrain.py`, the choice of pseudo-labels in `ss
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -134,17 +134,20 @@ def _guess(
     device: torch.device,
 ) -> PseudoLabels:
     """Pseudo-labels of the teacher; rows are places in `pool.rows`."""
-    shares = []
+    shares, places = [], []
     with ProgressLine("labelling the pool", total=len(pool.rows)) as progress:
         for first in range(0, len(pool.rows), _BLOCK):
             inputs = pool.images.inputs(pool.rows[first : first + _BLOCK], contract)
             logits = compute_outputs(teacher.model, inputs.pixels, contract, device=device, batch_size=256)
             shares.append(softmax(logits.astype(np.float64), axis=1))
-            progress.update(first + len(inputs.pixels))
+            # Images that cannot be read drop out of a block: the others keep their own places.
+            places.append(np.searchsorted(pool.rows, inputs.indices))
+            progress.update(min(first + _BLOCK, len(pool.rows)))
     counts = np.bincount(images.labels[split.train], minlength=len(images.source.class_names))
-    return choose_pseudo_labels(
+    chosen = choose_pseudo_labels(
         np.concatenate(shares), threshold=settings.threshold, num_labelled=counts, most_ratio=settings.balance
     )
+    return replace(chosen, rows=np.concatenate(places)[chosen.rows])
 
 
 def join_pseudo_labels(

@@ -21,6 +21,11 @@ def short(key: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
+def over(defaults: dict[str, Any]) -> BeforeValidator:
+    """Give a section defaults of its own: those its class has would come back with the first key that is set."""
+    return BeforeValidator(lambda value: {**defaults, **value} if isinstance(value, dict) else value)
+
+
 def several(value: Any) -> Any:
     """One value stands for a list of one."""
     return value if isinstance(value, (list, tuple)) else (value,)

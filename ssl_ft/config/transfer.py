@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ssl_ft.config.base import Budget, Count, Positive, Probability, Settings, Share, Stage, several, short
+from ssl_ft.config.base import Budget, Count, Positive, Probability, Settings, Share, Stage, over, several, short
 from ssl_ft.config.parts import AlsoSettings, DataSettings, OptimSettings, SourceSettings, ViewSettings
 from ssl_ft.config.pretrain import PretrainSettings
 from ssl_ft.config.strategies import (
@@ -92,7 +92,7 @@ class FinetuneSettings(Stage):
     min_steps: Count = Field(300, description="train at least this long, however few the labels")
     patience: Count = Field(10, description="evaluations without a better val score before it stops")
     batch_size: Count = Field(64, description="images a step")
-    optim: Annotated[OptimSettings, short("name")] = Field(
+    optim: Annotated[OptimSettings, over({"rate": 3e-3}), short("name")] = Field(
         OptimSettings(rate=3e-3), description="of the head; the encoder's rate is a share of it"
     )
     encoder_rate_share: Positive = Field(
@@ -105,7 +105,9 @@ class FinetuneSettings(Stage):
     tta: Literal["none", "flip", "crops"] = Field(
         "none", description="test score from the mean over views: the image and its mirror image, or ten crops"
     )
-    views: Annotated[ViewSettings, short("recipe")] = Field(ViewSettings(recipe="gentle"), description="augmentation")
+    views: Annotated[ViewSettings, over({"recipe": "gentle"}), short("recipe")] = Field(
+        ViewSettings(recipe="gentle"), description="augmentation"
+    )
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: mixed")
 
     @model_validator(mode="after")

@@ -188,5 +188,6 @@ def mean_regret(values: Sequence[float], samples: Sequence[Floats], *, n: int) -
     Pieces on one comparison share its resamples, comparisons are independent: so the mean's resamples are the means
     of theirs, one by one.
     """
-    joint = np.mean(samples, axis=0)
+    size = min(len(each) for each in samples)  # comparisons may have drawn more or fewer
+    joint = np.mean([each[:size] for each in samples], axis=0)
     return interval_of("mean_accuracy_regret", float(np.mean(values)), joint, level=0.95, lowest=-1.0, n=n)

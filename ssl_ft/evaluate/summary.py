@@ -193,7 +193,7 @@ def summarise(question: Question, cells: Sequence[tuple[CellKey, Cell]]) -> Summ
         num_seeds=question.num_seeds,
         num_classes=question.num_classes,
         num_test=len(question.labels),
-        num_resamples=question.num_resamples,
+        num_resamples=resampled.samples.shape[2],
         encoders=question.encoders,
         rows=tuple(_row(group, question, resampled, shares) for group in groups),
         differences=tuple(found),
@@ -210,13 +210,18 @@ def resample_cells(question: Question, cells: Sequence[tuple[CellKey, Cell]]) ->
     return resample_groups(question, _groups(cells))
 
 
+# Of a model at a budget, which is in two comparisons at most.
+_RESAMPLES_A_MODEL = 100
+
+
 def resample_groups(question: Question, groups: Sequence[_Group]) -> Resampled:
     scored = [Scored(group.model, group.budget, group.cells[0].num_labels, _predictions(group)) for group in groups]
     return resample(
         question.labels,
         scored,
         seed=question.seed,
-        num_resamples=question.num_resamples,
+        # No corrected p-value of a large family falls below 5 % unless its smallest possible one is small enough.
+        num_resamples=max(question.num_resamples, _RESAMPLES_A_MODEL * len(groups)),
         repeats=question.num_seeds,
     )
 

@@ -22,6 +22,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, BenchSettings]]
             raise CannotMeasure("no CUDA device")
         yield Row(f"{name} speed", 10.0, 5.0, "ms", 0.5, 0.4, 0.6, "on noise", at_least(2.0))
         yield Row(f"{name} memory", 1234.5, None, "MB", bar=at_most(2000, of="ours"))
+        yield Row(f"{name} difference", 6.6e-7, None, "", bar=at_most(1e-6, of="ours"))
 
     monkeypatch.setattr(bench, "_measure", measure)
     monkeypatch.setattr(bench.dist, "use_threads", lambda threads: None)
@@ -46,6 +47,7 @@ def test_rows_are_written_and_a_missed_bar_is_no_failure(measured, tmp_path, cap
     assert "0.500 (0.400 to 0.600)" in out
     assert " NO " in out
     assert "1,234 MB" in out
+    assert "6.6e-07" in out
     assert "1: on noise" in out
 
 

@@ -249,4 +249,4 @@ def test_a_card_tells_what_a_reader_needs(run: Path) -> None:
     assert f"mean {list(contract.mean)} and std {list(contract.std)}" in text
     assert re.search(r"objective: simclr", text)
     classes = (run / "finetune-full" / "classifier" / "README.md").read_text(encoding="utf-8")
-    assert "in the order of the outputs: 0, 1, 2, 3" in classes
+    assert "in this order: 0, 1, 2, 3" in classes
