@@ -232,7 +232,9 @@ def test_two_workers_killed_and_gone_on_with_give_the_tables_of_one(compared, tm
     both = [start(words), start([w if w != "workers=2" else "workers=1" for w in words])]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert tables(tmp_path / "run") == tables(compared)
-    assert list((tmp_path / "run" / "claims").iterdir()) == []
+    # A cell may be written and its owner killed before it takes the claim away, which then keeps nobody from anything.
+    left = [claim.name for claim in (tmp_path / "run" / "claims").iterdir()]
+    assert all((tmp_path / "run" / "cells" / f"{name}.npz").is_file() for name in left)
     assert len(list((tmp_path / "run" / "cells").iterdir())) >= 8
 
 
