@@ -174,6 +174,14 @@ class TestMistakes:
         refused(command, finetune(*words, "out=o"), "2 classes that", "'cat', 'emu'", "also_classes=union")
         refused(command, ["finetune", *words, "--dry-run"], "also_classes=union")
 
+    def test_stages_that_have_one_labelled_source_refuse_others(self, command: Command, runs: Path):
+        words = [f"encoder={runs / 'pool'}", f"data={runs / 'b'}", f"also={runs / 'a'}"]
+        told = "further labelled sources are joined by finetune alone; leave it out"
+        refused(command, ["adapt", *words, f"target={runs / 'a'}"], f"also: {told}")
+        refused(command, ["selftrain", *words], f"also: {told}")
+        compare = ["compare", f"encoders={runs / 'pool'}", f"finetune.also={runs / 'a'}"]
+        refused(command, compare, f"finetune.also: {told}")
+
     def test_a_further_source_needs_labels(self, command: Command, runs: Path):
         np.save("bare.npy", np.zeros((4, 8, 8, 3), np.uint8))
         words = [f"encoder={runs / 'pool'}", f"data={runs / 'b'}", "out=o"]
