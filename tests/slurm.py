@@ -79,9 +79,13 @@ class Slurm:
         for task in (self.folder / "tasks").read_text().split():
             os.killpg(int(task), number)
 
-    def kill_task(self, number: int) -> None:
-        """End one task of the running step as the system does, without a warning."""
-        os.killpg(int((self.folder / "tasks").read_text().split()[number]), signal.SIGKILL)
+    def kill_rank(self, number: int) -> None:
+        """End the rank of one task as the system does where memory runs out: that process alone, without a warning.
+
+        The task's shell lives on and tells how its rank ended.
+        """
+        task = int((self.folder / "tasks").read_text().split()[number])
+        os.kill(int(Path(f"/proc/{task}/task/{task}/children").read_text()), signal.SIGKILL)
 
     @property
     def num_starts(self) -> int:

@@ -126,7 +126,7 @@ def test_warned_and_preempted_a_job_ends_with_the_same_encoder(command: Command,
 
     process = slurm.start_turn(script, num_tasks=2, turn=2)
     wait_for_steps(run, process)
-    slurm.kill_task(1)  # without a warning, as where memory runs out: the script starts all ranks again
+    slurm.kill_rank(1)  # without a warning: the script starts all ranks again
     said = process.communicate(timeout=120)[1]
     assert (process.returncode, slurm.num_requeues, slurm.num_starts) == (0, 2, 4), said
     assert digest(run) == digest(Path("whole"))
