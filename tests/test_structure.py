@@ -15,7 +15,8 @@ LAYERS = [
     {"errors", "seeding", "result", "__init__"},
     {"dist", "schedules", "runlog", "peak", "progress", "interrupt", "launch", "claims", "trackers", "outputs"},
     {"data", "models", "muon", "optim", "sharded", "checkpoint", "sharded_checkpoint", "artifact"},
-    {"objectives", "evaluate", "transfer", "labelling", "backward", "loop", "compiling", "pretraining"},
+    {"objectives", "evaluate", "transfer", "labelling", "compress", "export", "tuning"}
+    | {"backward", "loop", "compiling", "pretraining"},
     {"config", "recipe", "build", "handover", "report", "doctor", "bench"},
     {"cli", "__main__"},
 ]

@@ -6,10 +6,14 @@ Only `build/` and the stages see these classes; below, plain arguments. Each fie
 
 from ssl_ft.config.adapt import AdaptSettings
 from ssl_ft.config.compare import AdviseSettings, CompareSettings
+from ssl_ft.config.compress import CompressSettings
+from ssl_ft.config.distill import DistillSettings
 from ssl_ft.config.features import EmbedSettings, NeighborsSettings, SuggestSettings
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
 from ssl_ft.config.parts import AlsoSettings, DataSettings, EncoderSettings, OptimSettings, SourceSettings, ViewSettings
 from ssl_ft.config.pretrain import ContrastSettings, JointSettings, MaskedSettings, PretrainSettings
+from ssl_ft.config.prune import PruneSettings
+from ssl_ft.config.quantize import QuantizeSettings
 from ssl_ft.config.selftrain import SelftrainSettings
 from ssl_ft.config.shift import ShiftSettings
 from ssl_ft.config.strategies import (
@@ -32,9 +36,11 @@ __all__ = [
     "BenchSettings",
     "Check",
     "CompareSettings",
+    "CompressSettings",
     "ContrastSettings",
     "DataSettings",
     "DistanceSettings",
+    "DistillSettings",
     "DoctorSettings",
     "EmbedSettings",
     "EncoderSettings",
@@ -53,6 +59,8 @@ __all__ = [
     "PredictSettings",
     "PretrainSettings",
     "ProbeSettings",
+    "PruneSettings",
+    "QuantizeSettings",
     "ReportSettings",
     "RunSettings",
     "SelftrainSettings",

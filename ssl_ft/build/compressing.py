@@ -1,0 +1,69 @@
+"""What compress works on and the table of its methods; each method is a file of its own beside this one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ssl_ft.artifact import ModelCard
+from ssl_ft.build.labels import LabelledImages, LabelSplit
+from ssl_ft.config import CompressSettings, FinetuneSettings
+from ssl_ft.data.store import Damage
+from ssl_ft.runlog import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A model to make smaller, with all a method may use.
+
+    Attributes:
+        settings: of compress.
+        training: how a student or a pruned model is trained, with the budget in place.
+        model: the classifier, float32, in evaluation mode, on the CPU; not to be changed, methods copy it.
+        card: what its folder says of it.
+        images: the labelled images.
+        split: the labels that may be used; no method looks at test.
+        device: where to train.
+        run: for notes and logged rows.
+        should_stop: whether the person wants to stop.
+        on_row: called with the steps done and rows for the log.
+    """
+
+    settings: CompressSettings
+    training: FinetuneSettings
+    model: nn.Module
+    card: ModelCard
+    images: LabelledImages
+    split: LabelSplit
+    device: torch.device
+    run: RunFolder
+    should_stop: Callable[[], bool]
+    on_row: Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What a method made.
+
+    Attributes:
+        model: in evaluation mode, on the CPU: saved as a model folder where `is_loadable`.
+        card: of that model; `about` is completed by the stage.
+        write: writes the exported file that is audited into a folder and gives its path; None: the model in ONNX.
+        is_loadable: whether a model folder can hold it; a quantized model lives in its exported file alone.
+        steps: of training.
+        num_val: images of val chosen on.
+        damages: training images that could not be read.
+    """
+
+    model: nn.Module
+    card: ModelCard
+    write: Callable[[Path], Path] | None = None
+    is_loadable: bool = True
+    steps: int = 0
+    num_val: int = 0
+    damages: tuple[Damage, ...] = ()
+
+
+METHODS: dict[str, Callable[[Work], Compressed]] = {}

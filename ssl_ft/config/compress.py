@@ -1,0 +1,51 @@
+"""Settings of compress: the model made smaller, how, and what its training may use. Methods have sections."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ssl_ft.config.base import Budget, Probability, Stage, short
+from ssl_ft.config.combinations import finetune_alone
+from ssl_ft.config.distill import DistillSettings
+from ssl_ft.config.parts import DataSettings
+from ssl_ft.config.prune import PruneSettings
+from ssl_ft.config.quantize import QuantizeSettings
+from ssl_ft.config.transfer import FinetuneSettings
+
+# Where a method trains, these are decided by compress itself.
+_OWN = ("encoder", "source", "data", "strategy", "labels", "draw", "seed", "device", "threads", "out")
+
+
+class CompressSettings(Stage):
+    model: str = Field("", description="what is made smaller: a run that left a classifier, or the model folder in it")
+    method: Literal["distill", "prune", "quantize"] = Field("distill", description="how it is made smaller")
+    distill: DistillSettings | None = Field(None, description="of distill")
+    prune: PruneSettings | None = Field(None, description="of prune")
+    quantize: QuantizeSettings | None = Field(None, description="of quantize")
+    data: Annotated[DataSettings, short("path")] | None = Field(
+        None, description="the labelled set; none: that of the model's run"
+    )
+    labels: Budget | None = Field(None, description="labels that may be used; none: those of the model's run")
+    draw: int | None = Field(None, ge=0, description="which draw of them; none: that of the model's run")
+    finetune: FinetuneSettings = Field(
+        FinetuneSettings(), description="how a student or a pruned model is trained; its strategy does not count"
+    )
+    max_drop: Probability | None = Field(
+        None, description="most accuracy that may be lost against the model; what loses more is not handed over"
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        sections = [name for name in ("distill", "prune", "quantize") if getattr(self, name) is not None]
+        problems = [
+            f"{name}: of method={name}, and method={self.method} is set; leave it out"
+            for name in sections
+            if name != self.method
+        ]
+        given = [f"finetune.{key}" for key in _OWN if key in self.finetune.model_fields_set]
+        if given:
+            problems.append(f"{' and '.join(given)}: compress sets these itself; leave them out")
+        problems += finetune_alone(self.finetune.model_fields_set, prefix="finetune.")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
