@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssl_ft.artifact import find_model, read_card
+from ssl_ft.artifact import find_model
 from ssl_ft.build.cells import budget_sizes
 from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.judging import parent_data
+from ssl_ft.build.origins import Origin, own_origin
 from ssl_ft.build.shift import open_sides, read_sides
 from ssl_ft.build.tasks import check_classes
 from ssl_ft.config import AdviseSettings, DataSettings, ShiftSettings
@@ -26,8 +27,10 @@ from ssl_ft.evaluate.comparison import LEVEL, Resampled, find_difference
 from ssl_ft.evaluate.metrics import Floats
 from ssl_ft.evaluate.shift import measure, prepare
 from ssl_ft.evaluate.summary import Question, Summary, model_name, resample_cells
+from ssl_ft.models.encoders import build_encoder
 from ssl_ft.report.comparison_files import read_summary
 from ssl_ft.runlog import RunFolder
+from ssl_ft.seeding import derive_seed
 
 # Images of each side: enough to tell near from far, which is all that the rule asks.
 _SHIFT_IMAGES = 500
@@ -39,18 +42,17 @@ def look_at_situation(settings: AdviseSettings, *, run: RunFolder, device: torch
     Raises:
         UserError: no encoder, or data that cannot pay the budgets.
     """
-    folder = find_model(settings.encoder, kind="encoder")
-    data = settings.data or parent_data(folder)
+    origin = own_origin(find_model(settings.encoder, kind="encoder"))
+    data = settings.data or parent_data(Path(origin.location))
     check_classes(data, stage="advise")
     source = open_data(data)
     roles = roles_of(source, data)
     assert source.labels is not None, "roles need labels"
     sizes = budget_sizes(settings.labels, roles, source.labels, seed=settings.seed, class_names=source.class_names)
-    shift = shift_effect(folder, data, run=run, device=device, seed=settings.seed)
-    card, _ = read_card(folder)
-    parameters, _, pool = encoder_facts(folder)
+    shift = shift_effect(origin, data, run=run, device=device, seed=settings.seed)
+    parameters, _, pool = encoder_facts(origin)
     return {
-        budget: Situation(size, len(source.class_names), shift, pool, card.contract.size, parameters)
+        budget: Situation(size, len(source.class_names), shift, pool, origin.card.contract.size, parameters)
         for budget, size in sizes.items()
     }
 
@@ -60,10 +62,13 @@ def advise_all(situations: dict[Budget, Situation]) -> list[tuple[Budget, Advice
     return [(budget, advise(situation, available=STRATEGY_NAMES)) for budget, situation in situations.items()]
 
 
-def shift_effect(folder: Path, data: DataSettings, *, run: RunFolder, device: torch.device, seed: int) -> float | None:
+def shift_effect(
+    origin: Origin, data: DataSettings, *, run: RunFolder, device: torch.device, seed: int
+) -> float | None:
     """How far labelled images lie from the pool; None, with a note in the run, where that cannot be measured."""
-    settings = ShiftSettings(encoder=str(folder), data=data, images=_SHIFT_IMAGES, seed=seed)
+    settings = ShiftSettings(encoder=origin.location, data=data, images=_SHIFT_IMAGES, seed=seed)
     try:
+        folder = origin.pretrained_folder(instead="what it was trained on is not known")
         both = read_sides(settings, open_sides(settings, folder), folder, run=run, device=device)
     except UserError as error:
         run.note(f"the shift from the pretraining pool was not measured: {error}")
@@ -71,15 +76,26 @@ def shift_effect(folder: Path, data: DataSettings, *, run: RunFolder, device: to
     return measure(prepare(both.spaces), both.is_target, num_permutations=settings.permutations, seed=seed).effect
 
 
-def encoder_facts(folder: Path) -> tuple[int, float | None, int | None]:
+def encoder_facts(origin: Origin) -> tuple[int, float | None, int | None]:
     """Parameters of an encoder, and where its run is at hand the seconds and the images of its pretraining."""
-    parameters = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_parameters"])
+    parameters = _num_parameters(origin)
+    if origin.folder is None or origin.kind != "encoder":
+        return parameters, None, None
     try:
-        result = json.loads((folder.parent / "result.json").read_text(encoding="utf-8"))
+        result = json.loads((origin.folder.parent / "result.json").read_text(encoding="utf-8"))
         pool = [int(use["num_images"]) for use in result["data"] if use["role"] == "pool"]
         return parameters, float(result["seconds"]), pool[0] if pool else None
     except (OSError, ValueError, KeyError, TypeError):
         return parameters, None, None
+
+
+def _num_parameters(origin: Origin) -> int:
+    """Without the head, where it is a classifier's encoder."""
+    if origin.folder is None:
+        return sum(p.numel() for p in build_encoder(origin.card.spec, seed=0).parameters())
+    config = json.loads((origin.folder / "config.json").read_text(encoding="utf-8"))
+    outputs = len(config["class_names"] or config.get("target_names", ()))
+    return int(config["num_parameters"]) - (int(config["num_features"]) + 1) * outputs
 
 
 def score_runs(runs: Sequence[str]) -> Scores:
@@ -91,9 +107,9 @@ def score_runs(runs: Sequence[str]) -> Scores:
     scores: list[Score] = []
     pieces: list[Floats] = []
     rivals: dict[str, list[tuple[float, Floats]]] = {}
-    for run in runs:
+    for number, run in enumerate(runs):
         summary = read_summary(Path(run))
-        resampled = _resampled(Path(run), summary)
+        resampled = _resampled(Path(run), summary, number=number)
         for facts in summary.encoders:
             own = {row.strategy for row in summary.rows if row.encoder == facts.name}
             for budget, size in zip(resampled.budgets, resampled.num_labels.tolist(), strict=True):
@@ -140,13 +156,17 @@ def _score(
     return one, samples
 
 
-def _resampled(run: Path, summary: Summary) -> Resampled:
-    """The accuracies of a comparison's cells, resampled as they were for its tables."""
+def _resampled(run: Path, summary: Summary, *, number: int) -> Resampled:
+    """The accuracies of a comparison's cells, resampled as they were for its tables but by a seed of its own.
+
+    Comparisons mostly have the same seed: their draws and images would then be drawn alike, and would seem to err
+    together in a mean over several.
+    """
     try:
         with (run / "truth.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             labels = arrays["labels"].astype(np.int64)
         settings = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["settings"]
-        seed = int(settings["seed"])
+        seed = derive_seed(int(settings["seed"]), "advice", number)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run} holds a damaged comparison ({error}); run it again") from error
     strategies = list(dict.fromkeys(row.strategy for row in summary.rows))
