@@ -34,6 +34,8 @@ from ssl_ft.seeding import derive_seed
 
 # Images of each side: enough to tell near from far, which is all that the rule asks.
 _SHIFT_IMAGES = 500
+# The effect is told from the mean over permutations, which so few give as well; no p-value is asked for.
+_SHIFT_PERMUTATIONS = 199
 
 
 def look_at_situation(settings: AdviseSettings, *, run: RunFolder, device: torch.device) -> dict[Budget, Situation]:
@@ -73,7 +75,7 @@ def shift_effect(
     except UserError as error:
         run.note(f"the shift from the pretraining pool was not measured: {error}")
         return None
-    return measure(prepare(both.spaces), both.is_target, num_permutations=settings.permutations, seed=seed).effect
+    return measure(prepare(both.spaces), both.is_target, num_permutations=_SHIFT_PERMUTATIONS, seed=seed).effect
 
 
 def encoder_facts(origin: Origin) -> tuple[int, float | None, int | None]:

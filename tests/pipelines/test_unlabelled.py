@@ -12,6 +12,7 @@ from ssl_ft.result import LabelsUsed, Result
 from tests.pipelines.conftest import write_photos
 
 COMMON = ["threads=1", "device=cpu"]
+QUICK = "permutations=199"  # the fewest; nine tests can stand with them
 TRAINING = [*COMMON, "labels=6", "min_steps=2", "epochs=1", "batch_size=8"]
 
 
@@ -38,7 +39,7 @@ def write_array(
 class TestShift:
     def test_of_brighter_images_is_told_in_words_numbers_and_on_the_page(self, tiny_runs, command, tmp_path):
         target = write_array(tmp_path / "bright.npz", bright=120)
-        done = command(["shift", f"encoder={tiny_runs / 'pretrain'}", f"data={target}", *COMMON, "out=s"])
+        done = command(["shift", f"encoder={tiny_runs / 'pretrain'}", f"data={target}", *COMMON, QUICK, "out=s"])
         assert done.code == 0, done.err
         assert done.out == "s\n"
         assert "shift: far" in done.err
@@ -57,7 +58,7 @@ class TestShift:
 
     def test_of_images_like_the_pool_is_none(self, tiny_runs, command, tmp_path):
         target = write_array(tmp_path / "alike.npz")
-        done = command(["shift", f"encoder={tiny_runs / 'pretrain'}", f"data={target}", *COMMON, "out=s"])
+        done = command(["shift", f"encoder={tiny_runs / 'pretrain'}", f"data={target}", *COMMON, QUICK, "out=s"])
         assert done.code == 0, done.err
         assert "shift: none" in done.err
         assert "can be used as it is" in json.loads(Path("s/shift.json").read_text())["advice"]
