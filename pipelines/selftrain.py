@@ -43,8 +43,6 @@ def _selftrain(settings: SelftrainSettings, labelled: handover.Labelled, split: 
     handover.keep_pool_keys(run, source.subset(np.concatenate([split.train, split.val])), labelled.data)
     pool = open_unlabelled(settings, labelled, split, run=run)
     handover.record_data(run, pool.images.source, pool.images.source.subset(pool.rows), role="pool")
-    if settings.teacher == "probe":
-        run.note("the teacher is a probe of the train labels alone: val, which chooses, must not be in its guesses")
     rounds: list[Round] = []
     with ProgressLine("selftrain", total=settings.rounds) as progress, StopWish() as wish:
 

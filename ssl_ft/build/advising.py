@@ -109,9 +109,9 @@ def score_runs(runs: Sequence[str]) -> Scores:
     scores: list[Score] = []
     pieces: list[Floats] = []
     rivals: dict[str, list[tuple[float, Floats]]] = {}
-    for number, run in enumerate(runs):
+    for run in runs:
         summary = read_summary(Path(run))
-        resampled = _resampled(Path(run), summary, number=number)
+        resampled = _resampled(Path(run), summary)
         for facts in summary.encoders:
             own = {row.strategy for row in summary.rows if row.encoder == facts.name}
             for budget, size in zip(resampled.budgets, resampled.num_labels.tolist(), strict=True):
@@ -158,17 +158,18 @@ def _score(
     return one, samples
 
 
-def _resampled(run: Path, summary: Summary, *, number: int) -> Resampled:
-    """The accuracies of a comparison's cells, resampled as they were for its tables but by a seed of its own.
+def _resampled(run: Path, summary: Summary) -> Resampled:
+    """The accuracies of a comparison's cells, resampled as they were for its tables but by a seed of their own.
 
-    Comparisons mostly have the same seed: their draws and images would then be drawn alike, and would seem to err
-    together in a mean over several.
+    Comparisons mostly have the same seed: those on different images would be drawn alike and seem to err together in a
+    mean over several. So the labelled images are part of it: comparisons on the same ones, which do err together, share
+    their resamples, and all others do not.
     """
     try:
         with (run / "truth.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             labels = arrays["labels"].astype(np.int64)
         settings = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["settings"]
-        seed = derive_seed(int(settings["seed"]), "advice", number)
+        seed = derive_seed(int(settings["seed"]), f"advice on {settings['labelled_images']}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run} holds a damaged comparison ({error}); run it again") from error
     strategies = list(dict.fromkeys(row.strategy for row in summary.rows))
