@@ -53,7 +53,8 @@ def _one_rank(rank: int, num_ranks: int, place: str, queue: Any, function: Calla
     import torch
     import torch.distributed as dist
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", RANK=str(rank), WORLD_SIZE=str(num_ranks))
+    size = str(num_ranks)
+    os.environ.update(MASTER_ADDR="127.0.0.1", RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
     torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", init_method=place, rank=rank, world_size=num_ranks)
