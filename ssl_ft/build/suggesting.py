@@ -90,13 +90,13 @@ def check_memory(settings: SuggestSettings, images: ToLabel, *, num_features: in
 
 
 def plan_suggestions(settings: SuggestSettings) -> list[str]:
-    """What would be chosen from, and the memory that takes, in sentences.
+    """What would be chosen from, and the memory that takes, in sentences; what is missing, where nothing is named.
 
     Raises:
-        UserError: no pool or no encoder, or what the stage refuses before it embeds.
+        UserError: what the stage refuses before it embeds.
     """
     if settings.pool is None or not (settings.encoder or settings.classifier):
-        raise UserError(NEEDS)
+        return [NEEDS]
     embedder = open_embedder(settings.encoder or settings.classifier)
     images = open_to_label(settings.pool, settings.labelled)
     check_opinion(settings, images)
