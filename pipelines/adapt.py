@@ -6,7 +6,8 @@ import io
 from pipelines import pretrain
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
-from ssl_ft.build.adapting import Target, check_method, continued_settings, open_target, train_pair
+from ssl_ft.build.adapting import Target, check_method, open_target, train_pair
+from ssl_ft.build.continuing import INSTEAD, continued_settings, continued_words
 from ssl_ft.build.draft import Start
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
 from ssl_ft.build.origins import own_origin, record_start
@@ -81,8 +82,9 @@ def _adapt(
 
 def _go_on(settings: AdaptSettings, labelled: handover.Labelled, start: Start, run: RunFolder) -> int:
     """Pretraining goes on with the target's images, in a run folder inside this one; gives its exit code."""
-    model = labelled.origin.pretrained_folder(instead="pretrain on the target yourself with encoder.pretrained=")
+    model = labelled.origin.pretrained_folder(instead=INSTEAD)
     say("== pretraining goes on with the target's images")
     own = continued_settings(settings, model, start.contract, out=run.path / "continued")
+    run.note(continued_words(own))
     with contextlib.redirect_stdout(io.StringIO()):  # the last line of stdout is this stage's own folder
-        return pretrain.run(own)
+        return pretrain.run(own, are_labels_watched=False)

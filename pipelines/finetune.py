@@ -60,8 +60,9 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
             progress.update(step, " ".join(f"{k} {v:.3f}" for k, v in row.items() if k == "loss" or k in val_scores))
 
         trained = train_classifier(
-            settings, start, images, split, device=device, should_stop=wish.__bool__, on_row=on_row
-        )
+            settings, start, images, split, num_outputs=len(own.output_names), device=device,
+            should_stop=wish.__bool__, on_row=on_row,
+        )  # fmt: skip
         if wish:
             run.note("stopped before the end: nothing was scored; the same command starts this stage again")
             return wish.exit_code

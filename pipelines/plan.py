@@ -8,8 +8,10 @@ import yaml
 from ssl_ft import config
 from ssl_ft.build.cluster import batch_script
 from ssl_ft.build.comparison_work import plan_comparison
+from ssl_ft.build.continuing import plan_adaptation
 from ssl_ft.build.pretraining import plan_pretraining
 from ssl_ft.build.shift import plan_shift
+from ssl_ft.build.suggesting import plan_suggestions
 from ssl_ft.handover import plan_labelled, pretrain_path
 
 
@@ -38,8 +40,12 @@ def plan_lines(settings: Any) -> list[str]:
             return plan_pretraining(settings)
         case config.ShiftSettings():
             return plan_shift(settings)
+        case config.AdaptSettings():
+            return plan_adaptation(settings)
         case config.ProbeSettings() | config.FinetuneSettings():
             return plan_labelled(settings)
+        case config.SuggestSettings():
+            return plan_suggestions(settings)
         case config.CompareSettings():
             return plan_comparison(settings)
     return []

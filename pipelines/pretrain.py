@@ -5,6 +5,7 @@ import torch
 from pipelines import submit
 from ssl_ft import dist, handover
 from ssl_ft.artifact import ModelCard, save_model
+from ssl_ft.build.origins import record_pretrained
 from ssl_ft.build.parts import choose_device
 from ssl_ft.build.pretraining import Pool, assemble, num_labels, open_pool
 from ssl_ft.config import PretrainSettings
@@ -26,7 +27,7 @@ def main(settings: PretrainSettings) -> int:
     return run(settings)
 
 
-def run(settings: PretrainSettings) -> int:
+def run(settings: PretrainSettings, *, are_labels_watched: bool = True) -> int:
     """One rank's part; rank 0 writes the run folder."""
     dist.start_from_environment(choose_device(settings.device).type)
     dist.use_threads(settings.threads)
@@ -36,14 +37,16 @@ def run(settings: PretrainSettings) -> int:
     if folder.is_finished:
         return handover.already_done(folder)
     with folder:
-        return _pretrain(settings, data, folder)
+        return _pretrain(settings, data, folder, are_labels_watched=are_labels_watched)
 
 
-def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
+def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder, *, are_labels_watched: bool) -> int:
     handover.record_data(folder, data.source, data.pool, role="pool")
     handover.keep_pool_keys(folder, data.pool, settings.data)
-    handover.report_duplicates(folder, [folder.path], data.source, data.test)
-    work, spec, contract = assemble(settings, data, folder)
+    origin = record_pretrained(folder, settings.encoder.pretrained)
+    before = [] if origin is None else origin.runs()
+    handover.report_duplicates(folder, [folder.path, *before], data.source, data.test)
+    work, spec, contract = assemble(settings, data, folder, are_labels_watched=are_labels_watched)
     folder.write_manifest(device=str(work.device))
     with StopWish() as wish:
         done = train(work, folder, should_stop=lambda: bool(wish), track=open_trackers(settings.trackers, folder.path))
@@ -55,10 +58,12 @@ def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder) -> int:
             return wish.exit_code
     work = finished(work, folder.path / "checkpoints")
     encoder = work.encoder().to("cpu")
-    used = LabelsUsed(train=num_labels(settings, data), watch=work.watcher.num_labels)
+    used = LabelsUsed(train=num_labels(settings, data), watch=work.watcher.num_labels,
+                      earlier=0 if origin is None else origin.num_labels)  # fmt: skip
     if dist.is_main():
         start = settings.encoder.pretrained
-        about = handover.provenance(settings.objective, start, folder, steps=done, num_labels=used.train)
+        learnt = used.train + used.earlier
+        about = handover.provenance(settings.objective, start, folder, steps=done, num_labels=learnt)
         save_model(folder.path / "encoder", encoder, ModelCard("encoder", spec, contract, about=about))
         write_pretrain_pictures(work, folder.path / "pictures")
         handover.write_damages(folder, work.store.damages)

@@ -10,7 +10,9 @@ from ssl_ft import dist
 from ssl_ft.build.embedding import features_of, open_embedder, open_to_label
 from ssl_ft.build.parts import choose_device
 from ssl_ft.build.suggesting import (
+    NEEDS,
     Opinion,
+    check_memory,
     check_opinion,
     classifier_opinion,
     probe_opinion,
@@ -26,13 +28,14 @@ from ssl_ft.runlog import say
 def main(settings: SuggestSettings) -> int:
     """Write the table and the sheet and print the table's path."""
     if settings.pool is None or not (settings.encoder or settings.classifier):
-        raise UserError("suggest needs a pool and an encoder: `ssl-ft suggest pool=POOL encoder=runs/pretrain-...`")
+        raise UserError(NEEDS)
     dist.use_threads(settings.threads)
     embedder = open_embedder(settings.encoder or settings.classifier)
     out = check_place(Path(settings.out), example="suggest.csv", endings=(".csv", ".parquet"))
     images = open_to_label(settings.pool, settings.labelled)
     candidates, labelled = images.candidates, images.labelled
     check_opinion(settings, images)
+    check_memory(settings, images, num_features=embedder.num_features)
     device = choose_device(settings.device)
     embed = partial(
         features_of, embedder, device=device, batch_size=settings.batch_size, workers=settings.workers,

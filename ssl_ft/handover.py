@@ -235,7 +235,7 @@ def report_duplicates(
         return
     held_out = source.subset(test)
     rows = list[tuple[str, str]]()
-    pools = [(_pool_words(each), _kept_keys(each)) for each in pool_runs]
+    pools = [(_pool_words(each, pool_runs), _kept_keys(each)) for each in pool_runs]
     pools += [(each.location, _Keys(content_keys(each).pixels, np.array(list(each.names)))) for each in also]
     # Digests are of decoded pixels, which for 16-bit files depend on what counts as white.
     levels = {known.white_level for _, known in pools if known is not None}
@@ -254,9 +254,14 @@ def report_duplicates(
         run.write_table("duplicates.csv", ["pool", "test"], rows)
 
 
-def _pool_words(pool_run: Path) -> str:
-    is_tuned = (pool_run / "classifier").is_dir()
-    return f"the labelled images of {pool_run.name}" if is_tuned else "the pretraining pool"
+def _pool_words(pool_run: Path, pool_runs: Sequence[Path]) -> str:
+    def is_tuned(run: Path) -> bool:
+        return (run / "classifier").is_dir()
+
+    if is_tuned(pool_run):
+        return f"the labelled images of {pool_run.name}"
+    is_only = sum(not is_tuned(each) for each in pool_runs) == 1
+    return "the pretraining pool" if is_only else f"the pretraining pool of {pool_run.name}"
 
 
 @dataclass(frozen=True, eq=False)

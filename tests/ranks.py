@@ -6,23 +6,30 @@ process would, without seconds of imports.
 
 import multiprocessing
 import os
-import socket
+import tempfile
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 
+def forkserver() -> Any:
+    """Where processes are forked from a server that has the libraries: they alone, for the server looks for modules
+    where it was started, which need not be this checkout.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed.fsdp", "timm", "torchvision", "sklearn.linear_model", "pyarrow"])
+    return context
+
+
 def run_on_ranks(function: Callable[..., Any], *args: Any, num_ranks: int) -> list[Any]:
     """Results of `function(*args)` by rank; the function is a module's, results are plain values or arrays."""
-    context = multiprocessing.get_context("forkserver")
-    # Libraries alone: the server looks for modules where it was started, which need not be this checkout.
-    context.set_forkserver_preload(["torch.distributed.fsdp", "timm", "torchvision", "sklearn.linear_model", "pyarrow"])
+    context = forkserver()
     queue = context.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # Ranks meet through a file: a port found free may be taken by another test before they listen on it.
+    folder = tempfile.TemporaryDirectory()
+    place = f"file://{folder.name}/meeting"
     ranks = [
-        context.Process(target=_one_rank, args=(rank, num_ranks, port, queue, function, args))
+        context.Process(target=_one_rank, args=(rank, num_ranks, place, queue, function, args))
         for rank in range(num_ranks)
     ]
     for process in ranks:
@@ -37,17 +44,20 @@ def run_on_ranks(function: Callable[..., Any], *args: Any, num_ranks: int) -> li
         for process in ranks:
             process.join(timeout=10)
             process.kill()
+            process.join()
+        folder.cleanup()
     return [results[rank] for rank in range(num_ranks)]
 
 
-def _one_rank(rank: int, num_ranks: int, port: int, queue: Any, function: Callable[..., Any], args: Any) -> None:
+def _one_rank(rank: int, num_ranks: int, place: str, queue: Any, function: Callable[..., Any], args: Any) -> None:
     import torch
     import torch.distributed as dist
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(num_ranks))
+    size = str(num_ranks)
+    os.environ.update(MASTER_ADDR="127.0.0.1", RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
     torch.set_num_threads(1)
     try:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", init_method=place, rank=rank, world_size=num_ranks)
         queue.put((rank, function(*args), None))
         dist.barrier()
         dist.destroy_process_group()

@@ -61,7 +61,7 @@ def test_another_machine_lives_while_it_touches_its_claim(tmp_path, monkeypatch)
     monkeypatch.setattr(claims, "HEARTBEAT_S", 0.01)
     os.utime(tmp_path / "a", (old, old))
     with claim:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while (tmp_path / "a").stat().st_mtime < old + 1:
             assert time.monotonic() < deadline, "no heartbeat"
             time.sleep(0.01)
@@ -155,16 +155,21 @@ def test_many_workers_do_each_piece_once_though_one_is_killed(tmp_path):
     for worker in workers:
         worker.start()
     while not (tmp_path / "log").exists() or len((tmp_path / "log").read_text().split()) < 8:
+        assert any(worker.is_alive() for worker in workers), "all ended before one could be killed"
         time.sleep(0.005)
     assert workers[0].pid is not None
     os.kill(workers[0].pid, signal.SIGKILL)
     for worker in workers:
-        worker.join(60)
+        worker.join(300)
     counted = sorted((tmp_path / "log").read_text().split())
     # Killed between its line and its result, the one killed may leave a piece to be done again: results are whole.
     assert sorted(set(counted)) == names
     assert len(counted) <= len(names) + 1
-    assert list((tmp_path / "claims").iterdir()) == []
+    # Killed between its result and giving the claim back, it leaves a claim on what is done, which keeps nobody; or,
+    # killed while it made one, the draft of a claim.
+    left = [claim.name for claim in (tmp_path / "claims").iterdir() if not claim.name.startswith(".")]
+    assert len(left) <= 1
+    assert all((tmp_path / "done" / name).exists() for name in left)
 
 
 def test_the_module_needs_no_torch():

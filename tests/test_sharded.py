@@ -30,13 +30,13 @@ FSDP = {"sharding": "fsdp"}
 
 
 def trained(case: str, images: Path, out: Path, **more: Any) -> dict[str, np.ndarray]:
-    """Losses and gradient norms of 10 clipped steps, and the encoder they lead to."""
+    """Losses and gradient norms of 4 clipped steps, and the encoder they lead to."""
     # In float32 a high rate magnifies rounding from step to step; what is compared is the ranks, not that.
     rate = 1e-3 if more["precision"] == "float64" else 1e-5
     settings = settings_of(case, images, optim={"rate": rate, "warmup": 0.3, "clip_norm": 0.5}, **more)
     run = RunFolder(out / "-".join(map(str, [case, *more.values()])), stage="pretrain", settings={})
     work, _, _ = assemble(settings, open_pool(settings), run)
-    rows = train_steps(work, num_steps=10, rate=work.plan.rate)
+    rows = train_steps(work, num_steps=4, rate=work.plan.rate)
     weights = torch.cat([value.double().flatten() for value in work.encoder().state_dict().values()])
     return {
         "loss": np.array([row["loss"] for row in rows]),

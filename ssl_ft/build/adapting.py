@@ -1,11 +1,11 @@
 """Assembles an adaptation from settings: source and target matched by class, and what each method does with the target.
 
-What `coral` and `adversarial` add to training is in `build/aligning.py`, formulas in `transfer/`. The target's labels
-are looked at but to number those of its test images.
+What `coral` and `adversarial` add to training is in `build/aligning.py`, the pretraining that `continue` goes on with
+in `build/continuing.py`, formulas in `transfer/`. The target's labels are looked at but to number those of its test
+images.
 """
 
 import copy
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
-from ssl_ft.artifact import InputContract
 from ssl_ft.build.aligning import alignment
 from ssl_ft.build.data import limited, open_data, pool_of, roles_of
 from ssl_ft.build.draft import Start
@@ -25,7 +23,7 @@ from ssl_ft.build.labels import Indices, LabelledImages, LabelSplit
 from ssl_ft.build.pairs import Contender
 from ssl_ft.build.tasks import check_classes
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
-from ssl_ft.config import AdaptSettings, DataSettings, PretrainSettings
+from ssl_ft.config import AdaptSettings, DataSettings
 from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError
 from ssl_ft.models.batchnorm import has_batch_statistics
@@ -168,41 +166,3 @@ def with_target_statistics(
 
     adapt_batch_norm(model, blocks)
     return replace(trained, model=model.to("cpu").eval())
-
-
-def continued_settings(settings: AdaptSettings, model: Path, contract: InputContract, *, out: Path) -> PretrainSettings:
-    """The pretraining that made the encoder, from its weights, on the target's images.
-
-    Raises:
-        UserError: the encoder does not lie in its run folder any more, or its pretraining needs labels.
-    """
-    manifest = model.parent / "manifest.json"
-    assert settings.target is not None, "the target was opened"
-    try:
-        before = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
-        size, channels = contract.size, contract.channels
-        own = before | {
-            "data": settings.target.model_dump(mode="json") | {"channels": channels},
-            "encoder": before["encoder"] | {"pretrained": str(model / "model.safetensors")},
-            "size": size,
-            "duration": settings.continued,
-            "devices": 1,
-            "sharding": "none",
-            "slurm": None,
-            "seed": settings.seed,
-            "device": settings.device,
-            "threads": settings.threads,
-            "out": str(out),
-        }
-        made = PretrainSettings.model_validate(own)
-    except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
-        raise UserError(
-            f"method=continue repeats the pretraining of {model}, but {manifest} does not tell its settings; name the "
-            "encoder in its run folder, or pretrain on the target yourself with encoder.pretrained="
-        ) from error
-    if made.objective == "supervised":
-        raise UserError(
-            f"method=continue repeats the pretraining of {model}, which was objective=supervised: it would learn the "
-            "target's labels, which adapt never looks at. Take another method, or an encoder pretrained without any"
-        )
-    return made

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssl_ft.artifact import find_model, read_card
+from ssl_ft.artifact import find_model
 from ssl_ft.build.cells import budget_sizes
 from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.judging import parent_data
+from ssl_ft.build.origins import Origin, own_origin
 from ssl_ft.build.shift import open_sides, read_sides
 from ssl_ft.build.tasks import check_classes
 from ssl_ft.config import AdviseSettings, DataSettings, ShiftSettings
@@ -26,11 +27,15 @@ from ssl_ft.evaluate.comparison import LEVEL, Resampled, find_difference
 from ssl_ft.evaluate.metrics import Floats
 from ssl_ft.evaluate.shift import measure, prepare
 from ssl_ft.evaluate.summary import Question, Summary, model_name, resample_cells
+from ssl_ft.models.encoders import build_encoder
 from ssl_ft.report.comparison_files import read_summary
 from ssl_ft.runlog import RunFolder
+from ssl_ft.seeding import derive_seed
 
 # Images of each side: enough to tell near from far, which is all that the rule asks.
 _SHIFT_IMAGES = 500
+# The effect is told from the mean over permutations, which so few give as well; no p-value is asked for.
+_SHIFT_PERMUTATIONS = 199
 
 
 def look_at_situation(settings: AdviseSettings, *, run: RunFolder, device: torch.device) -> dict[Budget, Situation]:
@@ -39,18 +44,17 @@ def look_at_situation(settings: AdviseSettings, *, run: RunFolder, device: torch
     Raises:
         UserError: no encoder, or data that cannot pay the budgets.
     """
-    folder = find_model(settings.encoder, kind="encoder")
-    data = settings.data or parent_data(folder)
+    origin = own_origin(find_model(settings.encoder, kind="encoder"))
+    data = settings.data or parent_data(Path(origin.location))
     check_classes(data, stage="advise")
     source = open_data(data)
     roles = roles_of(source, data)
     assert source.labels is not None, "roles need labels"
     sizes = budget_sizes(settings.labels, roles, source.labels, seed=settings.seed, class_names=source.class_names)
-    shift = shift_effect(folder, data, run=run, device=device, seed=settings.seed)
-    card, _ = read_card(folder)
-    parameters, _, pool = encoder_facts(folder)
+    shift = shift_effect(origin, data, run=run, device=device, seed=settings.seed)
+    parameters, _, pool = encoder_facts(origin)
     return {
-        budget: Situation(size, len(source.class_names), shift, pool, card.contract.size, parameters)
+        budget: Situation(size, len(source.class_names), shift, pool, origin.card.contract.size, parameters)
         for budget, size in sizes.items()
     }
 
@@ -60,26 +64,40 @@ def advise_all(situations: dict[Budget, Situation]) -> list[tuple[Budget, Advice
     return [(budget, advise(situation, available=STRATEGY_NAMES)) for budget, situation in situations.items()]
 
 
-def shift_effect(folder: Path, data: DataSettings, *, run: RunFolder, device: torch.device, seed: int) -> float | None:
+def shift_effect(
+    origin: Origin, data: DataSettings, *, run: RunFolder, device: torch.device, seed: int
+) -> float | None:
     """How far labelled images lie from the pool; None, with a note in the run, where that cannot be measured."""
-    settings = ShiftSettings(encoder=str(folder), data=data, images=_SHIFT_IMAGES, seed=seed)
+    settings = ShiftSettings(encoder=origin.location, data=data, images=_SHIFT_IMAGES, seed=seed)
     try:
+        folder = origin.pretrained_folder(instead="what it was trained on is not known")
         both = read_sides(settings, open_sides(settings, folder), folder, run=run, device=device)
     except UserError as error:
         run.note(f"the shift from the pretraining pool was not measured: {error}")
         return None
-    return measure(prepare(both.spaces), both.is_target, num_permutations=settings.permutations, seed=seed).effect
+    return measure(prepare(both.spaces), both.is_target, num_permutations=_SHIFT_PERMUTATIONS, seed=seed).effect
 
 
-def encoder_facts(folder: Path) -> tuple[int, float | None, int | None]:
+def encoder_facts(origin: Origin) -> tuple[int, float | None, int | None]:
     """Parameters of an encoder, and where its run is at hand the seconds and the images of its pretraining."""
-    parameters = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_parameters"])
+    parameters = _num_parameters(origin)
+    if origin.folder is None or origin.kind != "encoder":
+        return parameters, None, None
     try:
-        result = json.loads((folder.parent / "result.json").read_text(encoding="utf-8"))
+        result = json.loads((origin.folder.parent / "result.json").read_text(encoding="utf-8"))
         pool = [int(use["num_images"]) for use in result["data"] if use["role"] == "pool"]
         return parameters, float(result["seconds"]), pool[0] if pool else None
     except (OSError, ValueError, KeyError, TypeError):
         return parameters, None, None
+
+
+def _num_parameters(origin: Origin) -> int:
+    """Without the head, where it is a classifier's encoder."""
+    if origin.folder is None:
+        return sum(p.numel() for p in build_encoder(origin.card.spec, seed=0).parameters())
+    config = json.loads((origin.folder / "config.json").read_text(encoding="utf-8"))
+    outputs = len(config["class_names"] or config.get("target_names", ()))
+    return int(config["num_parameters"]) - (int(config["num_features"]) + 1) * outputs
 
 
 def score_runs(runs: Sequence[str]) -> Scores:
@@ -141,12 +159,17 @@ def _score(
 
 
 def _resampled(run: Path, summary: Summary) -> Resampled:
-    """The accuracies of a comparison's cells, resampled as they were for its tables."""
+    """The accuracies of a comparison's cells, resampled as they were for its tables but by a seed of their own.
+
+    Comparisons mostly have the same seed: those on different images would be drawn alike and seem to err together in a
+    mean over several. So the labelled images are part of it: comparisons on the same ones, which do err together, share
+    their resamples, and all others do not.
+    """
     try:
         with (run / "truth.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             labels = arrays["labels"].astype(np.int64)
         settings = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["settings"]
-        seed = int(settings["seed"])
+        seed = derive_seed(int(settings["seed"]), f"advice on {settings['labelled_images']}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run} holds a damaged comparison ({error}); run it again") from error
     strategies = list(dict.fromkeys(row.strategy for row in summary.rows))

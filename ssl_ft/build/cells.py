@@ -7,7 +7,6 @@ budget's, and its random numbers come from the key alone.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from ssl_ft.build.draft import Start
 from ssl_ft.build.grids import GRIDS, candidates, words
 from ssl_ft.build.labels import LabelledImages, LabelSplit
-from ssl_ft.build.origins import own_origin
+from ssl_ft.build.origins import Origin
 from ssl_ft.build.solved_head import pool_statistics
 from ssl_ft.build.transfer import Trained, load_start, train_classifier
 from ssl_ft.config import CompareSettings, FinetuneSettings
@@ -53,14 +52,14 @@ class Bench:
 
 
 def build_bench(
-    folder: Path, images: LabelledImages, roles: Roles, *, device: torch.device, seed: int
+    origin: Origin, images: LabelledImages, roles: Roles, *, device: torch.device, seed: int
 ) -> tuple[Bench, Indices]:
     """The bench of an encoder, and the indices of the test images on it; damaged ones are left out.
 
     Raises:
         UserError: images that break the encoder's contract, or too many damaged ones.
     """
-    start, _ = load_start(own_origin(folder))
+    start, _ = load_start(origin)
     inputs = images.inputs(roles.test, start.contract)
     statistics = pool_statistics(start, images, device=device, seed=seed)
     return Bench(replace(start, statistics=statistics), images, roles, inputs.pixels, device), inputs.indices

@@ -13,23 +13,24 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ssl_ft.artifact import find_model, read_card
 from ssl_ft.build.cells import budget_sizes
 from ssl_ft.build.data import open_data, roles_of
-from ssl_ft.build.draft import Draft, with_head
+from ssl_ft.build.draft import Draft, Start, with_head
 from ssl_ft.build.grids import GRIDS, candidates
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import LabelledImages
-from ssl_ft.build.origins import own_origin
+from ssl_ft.build.origins import Origin, find_origin, with_measured_contract
 from ssl_ft.build.strategies import STRATEGIES
 from ssl_ft.build.tasks import check_classes
 from ssl_ft.build.transfer import load_start
 from ssl_ft.config import CompareSettings, DataSettings
+from ssl_ft.config.compare import ComparedEncoder
 from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles, label_budget
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.cells import MOST_CLASSES, CellKey, all_keys
 from ssl_ft.evaluate.summary import LeftOut
+from ssl_ft.result import Parent
 from ssl_ft.runlog import default_folder
 from ssl_ft.transfer.exact_head import FeatureStatistics
 
@@ -45,8 +46,8 @@ class Comparison:
         data: of the labelled source, resolved.
         source: the labelled images.
         roles: of them; test is the part that is scored.
-        folders: model folder of each encoder by its name.
-        digests: SHA-256 of each encoder's weights, in that order.
+        origins: where each encoder comes from, by its name.
+        parents: what to record of each, in that order.
         strategies: those compared.
         left_out: those not defined, with the reason.
     """
@@ -55,8 +56,8 @@ class Comparison:
     data: DataSettings
     source: Source
     roles: Roles
-    folders: dict[str, Path]
-    digests: tuple[str, ...]
+    origins: dict[str, Origin]
+    parents: tuple[Parent, ...]
     strategies: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
 
@@ -64,7 +65,7 @@ class Comparison:
     def keys(self) -> list[CellKey]:
         """Every cell."""
         keys = all_keys(
-            list(self.folders),
+            list(self.origins),
             self.strategies,
             self.settings.labels,
             draws=self.settings.draws,
@@ -90,8 +91,8 @@ def open_comparison(settings: CompareSettings) -> Comparison:
     """
     if not settings.encoders:
         raise UserError("compare needs encoders: `ssl-ft compare encoders=runs/pretrain-...`")
-    folders = _named([find_model(each, kind="encoder") for each in settings.encoders])
-    data = settings.data or _common_data(folders)
+    origins = _named(settings.encoders)
+    data = settings.data or _common_data(origins)
     check_classes(data, stage="compare")
     source = open_data(data)
     roles = roles_of(source, data)
@@ -103,10 +104,8 @@ def open_comparison(settings: CompareSettings) -> Comparison:
     budget_sizes(settings.labels, roles, source.labels, seed=settings.seed, class_names=source.class_names)
     test = _part_of_test(source, roles, most=settings.test_images, seed=data.split_seed)
     roles = replace(roles, test=test)
-    comparison = Comparison(
-        settings, data, source, roles, folders, tuple(read_card(f)[1] for f in folders.values()), (), ()
-    )
-    return _with_strategies(comparison)
+    origins = {name: with_measured_contract(each, source, roles.train, data) for name, each in origins.items()}
+    return _with_strategies(Comparison(settings, data, source, roles, origins, (), (), ()))
 
 
 def plain_settings(comparison: Comparison) -> dict[str, object]:
@@ -115,7 +114,7 @@ def plain_settings(comparison: Comparison) -> dict[str, object]:
     return comparison.settings.model_dump(mode="json") | {
         "data": comparison.data.model_dump(mode="json"),
         "strategies": list(comparison.strategies),
-        "encoder_weights": list(comparison.digests),
+        "encoder_weights": [parent.sha256 for parent in comparison.parents],
         "grids": {name: [dict(each) for each in GRIDS[name]] for name in comparison.strategies},
         "labelled_images": source.subset(np.sort(np.concatenate([roles.train, roles.val, roles.test]))).fingerprint(),
     }
@@ -128,24 +127,39 @@ def comparison_path(comparison: Comparison) -> Path:
     return Path(out) if out else default_folder("compare", name, plain_settings(comparison))
 
 
-def _named(folders: Sequence[Path]) -> dict[str, Path]:
-    """Each encoder by the name of its run folder.
+def _named(encoders: Sequence[str | ComparedEncoder]) -> dict[str, Origin]:
+    """Where each encoder comes from, by the name given or that of its run folder, its file or its architecture.
 
     Raises:
-        UserError: two of one name, which their cells could not be told apart by.
+        UserError: no such encoder, or two of one name, which their cells could not be told apart by.
     """
-    named: dict[str, Path] = {}
-    for folder in folders:
-        name = (folder.parent if folder.name == "encoder" else folder).resolve().name
+    named: dict[str, Origin] = {}
+    for each in encoders:
+        one = ComparedEncoder(encoder=each) if isinstance(each, str) else each
+        origin = find_origin(one.encoder, one.source)
+        name = one.name or _own_name(origin)
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80]
         if name in named:
-            raise UserError(f"encoders={named[name]} and {folder} are both called {name!r}; rename one of the folders")
-        named[name] = folder
+            raise UserError(
+                f"encoders={named[name].location} and {origin.location} are both called {name!r}; rename one of the "
+                "folders, or give a name of its own: {encoder: ..., name: ...}"
+            )
+        named[name] = origin
     return named
 
 
-def _common_data(folders: dict[str, Path]) -> DataSettings:
-    found = {name: parent_data(folder) for name, folder in folders.items()}
+def _own_name(origin: Origin) -> str:
+    if origin.folder is not None:
+        folder = origin.folder
+        return (folder.parent if folder.name in ("encoder", "classifier") else folder).resolve().name
+    return Path(origin.location).stem if origin.kind == "weights" else origin.location
+
+
+def _common_data(origins: dict[str, Origin]) -> DataSettings:
+    found = {
+        name: parent_data(origin.pretrained_folder(instead="name the labelled set with data="))
+        for name, origin in origins.items()
+    }
     first, *others = found.values()
     if any(other != first for other in others):
         raise UserError(
@@ -170,25 +184,26 @@ def _with_strategies(comparison: Comparison) -> Comparison:
     """
     settings = comparison.settings
     wanted = settings.strategies or tuple(name for name in STRATEGIES if name in GRIDS)
-    left_out = []
-    for encoder, folder in comparison.folders.items():
-        for strategy, reason in _undefined(comparison, folder, wanted).items():
+    left_out, parents = [], []
+    for encoder, origin in comparison.origins.items():
+        start, parent = load_start(origin)
+        parents.append(parent)
+        for strategy, reason in _undefined(comparison, start, wanted).items():
             if strategy in (*settings.strategies, settings.baseline):
                 raise UserError(f"strategy {strategy} is not defined for the encoder {encoder}: {reason}")
             left_out.append(LeftOut(encoder, strategy, reason))
-    kept = tuple(s for s in wanted if sum(each.strategy == s for each in left_out) < len(comparison.folders))
-    return replace(comparison, strategies=kept, left_out=tuple(left_out))
+    kept = tuple(s for s in wanted if sum(each.strategy == s for each in left_out) < len(comparison.origins))
+    return replace(comparison, parents=tuple(parents), strategies=kept, left_out=tuple(left_out))
 
 
-def _undefined(comparison: Comparison, folder: Path, strategies: Sequence[str]) -> dict[str, str]:
+def _undefined(comparison: Comparison, start: Start, strategies: Sequence[str]) -> dict[str, str]:
     """Strategies that refuse an encoder, with their reason; tried with a few images and without a step.
 
     Raises:
         UserError: the encoder does not take these images at all.
     """
     settings, roles, source = comparison.settings, comparison.roles, comparison.source
-    start, _ = load_start(own_origin(folder))
-    images = comparison.images(folder)
+    images = comparison.images(Path())
     smallest = min(comparison.settings.labels, key=lambda budget: (isinstance(budget, str), budget))
     assert source.labels is not None, "roles need labels"
     few = roles.train if isinstance(smallest, str) else label_budget(

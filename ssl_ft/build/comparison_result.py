@@ -6,12 +6,11 @@ from ssl_ft import handover
 from ssl_ft.build.advising import shift_effect
 from ssl_ft.build.comparing import Comparison
 from ssl_ft.build.comparison_work import question_of, read_cells, readable_test
-from ssl_ft.build.origins import own_origin
 from ssl_ft.build.parts import choose_device
 from ssl_ft.evaluate.summary import Summary, summarise
 from ssl_ft.report.comparison_files import write_summary
 from ssl_ft.report.comparison_words import verdict_sentences
-from ssl_ft.result import LabelsUsed, Metric, Parent
+from ssl_ft.result import LabelsUsed, Metric
 from ssl_ft.runlog import RunFolder, say
 
 
@@ -25,16 +24,17 @@ def write_result(comparison: Comparison, run: RunFolder) -> None:
     source, roles, settings = comparison.source, comparison.roles, comparison.settings
     device = choose_device(settings.device)
     shifts = {
-        name: shift_effect(folder, comparison.data, run=run, device=device, seed=settings.seed)
-        for name, folder in comparison.folders.items()
+        name: shift_effect(origin, comparison.data, run=run, device=device, seed=settings.seed)
+        for name, origin in comparison.origins.items()
     }
     question, cells = question_of(comparison, test, shifts=shifts), read_cells(comparison, run.path)
     summary = summarise(question, cells)
     run.parents.clear()  # measuring names the encoders too
     handover.record_roles(run, source, train=roles.train, val=roles.val, test=test)
-    origins = [own_origin(folder) for folder in comparison.folders.values()]
-    for origin, digest in zip(origins, comparison.digests, strict=True):
-        run.parents.append(Parent(path=origin.location, sha256=digest, kind="encoder"))
+    origins = list(comparison.origins.values())
+    run.parents += comparison.parents
+    for note in dict.fromkeys(note for origin in origins for note in origin.notes):
+        run.note(note)
     handover.report_duplicates(
         run, list(dict.fromkeys(each for origin in origins for each in origin.runs())), source, test
     )

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_ft.artifact import read_card
 from ssl_ft.build.advising import encoder_facts
 from ssl_ft.build.cells import Bench, Stopped, build_bench, compute_cell
 from ssl_ft.build.comparing import Comparison, comparison_path, open_comparison
+from ssl_ft.build.origins import Origin
 from ssl_ft.claims import work_through
 from ssl_ft.config import CompareSettings
 from ssl_ft.evaluate.cells import Cell, CellKey, cell_path, read_cell, write_cell
@@ -45,9 +45,9 @@ def work(comparison: Comparison, run: Path, *, device: torch.device, is_over: Ca
     def compute(name: str) -> None:
         key = keys[name]
         if key.encoder not in benches:
-            folder = comparison.folders[key.encoder]
+            origin = comparison.origins[key.encoder]
             benches[key.encoder], _ = build_bench(
-                folder, comparison.images(run), comparison.roles, device=device, seed=comparison.settings.seed
+                origin, comparison.images(run), comparison.roles, device=device, seed=comparison.settings.seed
             )
         cell = compute_cell(comparison.settings, key, benches[key.encoder], should_stop=is_over)
         write_cell(cells, key, cell)
@@ -88,7 +88,7 @@ def plan_comparison(settings: CompareSettings) -> list[str]:
     roles, run = comparison.roles, comparison_path(comparison)
     left_out = [f"left out: {each.strategy} for {each.encoder}: {each.reason}" for each in comparison.left_out]
     return [
-        f"encoders: {', '.join(map(str, comparison.folders.values()))}",
+        f"encoders: {', '.join(origin.location for origin in comparison.origins.values())}",
         f"{comparison.source.location}: {len(roles.train)} train images with labels of "
         f"{len(comparison.source.class_names)} classes to draw from, {len(roles.test)} test images, each scored once a "
         "cell",
@@ -114,7 +114,7 @@ def estimate_lines(comparison: Comparison, run: Path) -> list[str]:
     workers = num_workers(comparison.settings)
     done = len(keys) - len(left)
     first = (
-        f"{len(keys)} cells: {len(comparison.folders)} encoders x {len(comparison.strategies)} strategies x "
+        f"{len(keys)} cells: {len(comparison.origins)} encoders x {len(comparison.strategies)} strategies x "
         f"{len(comparison.settings.labels)} budgets x {comparison.settings.draws} draws x {comparison.settings.seeds} "
         f"seeds; {done} are done"
     )
@@ -145,7 +145,7 @@ def question_of(comparison: Comparison, test: Indices, *, shifts: dict[str, floa
         data=Path(source.location).name or source.location,
         labels=source.labels[test],
         num_classes=len(source.class_names),
-        encoders=tuple(_facts(name, folder, shifts[name]) for name, folder in comparison.folders.items()),
+        encoders=tuple(_facts(name, origin, shifts[name]) for name, origin in comparison.origins.items()),
         baseline=settings.baseline,
         tolerance=settings.tolerance,
         num_seeds=settings.seeds,
@@ -164,12 +164,12 @@ def num_workers(settings: CompareSettings) -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _facts(name: str, folder: Path, shift: float | None) -> EncoderFacts:
-    parameters, seconds, pool = encoder_facts(folder)
-    return EncoderFacts(name, seconds, pool, read_card(folder)[0].contract.size, parameters, shift)
+def _facts(name: str, origin: Origin, shift: float | None) -> EncoderFacts:
+    parameters, seconds, pool = encoder_facts(origin)
+    return EncoderFacts(name, seconds, pool, origin.card.contract.size, parameters, shift)
 
 
 def readable_test(comparison: Comparison, run: Path) -> Indices:
     """The test images that can be read, int64: those the cells predict."""
-    folder = next(iter(comparison.folders.values()))
-    return comparison.images(run).inputs(comparison.roles.test, read_card(folder)[0].contract).indices
+    origin = next(iter(comparison.origins.values()))
+    return comparison.images(run).inputs(comparison.roles.test, origin.card.contract).indices

@@ -40,6 +40,11 @@ class Embedder:
     contract: InputContract
     folder: Path
 
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return int(getattr(self.model, "num_features"))  # noqa: B009 - timm's module is untyped
+
 
 def open_embedder(location: str) -> Embedder:
     """The encoder at a path, or the classifier there without its head.
@@ -83,18 +88,22 @@ def features_of(
         UserError: too many damaged images, or images the model does not take.
     """
     damage = Damage(source, max_share=max_damaged_share)
-    outputs, indices = [], []
+    features, indices = np.empty((0, 0), np.float32), []
+    done = 0
     with ProgressLine(label, total=len(source)) as progress:
         for block in walk_outputs(
             embedder.model, source, embedder.contract, device=device, batch_size=batch_size, damage=damage,
             workers=workers,
         ):  # fmt: skip
-            outputs.append(block.outputs)
+            if not len(features):  # filled in place: blocks joined in the end would take as much again
+                features = np.empty((len(source), block.outputs.shape[1]), np.float32)
+            features[done : done + len(block.outputs)] = block.outputs
+            done += len(block.outputs)
             indices.append(block.indices)
             progress.update(block.done)
     for sentence in damage.sentences():
         say(sentence)
-    return np.concatenate(outputs), np.concatenate(indices)
+    return features[:done], np.concatenate(indices)
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,6 +131,24 @@ def load_origin(origin: Origin) -> tuple[nn.Module, Parent]:
     return encoder.eval(), Parent(path=origin.location, sha256=digest, kind=origin.kind)
 
 
+def record_pretrained(run: RunFolder, source: str | None) -> Origin | None:
+    """Keep in a pretraining the model of ours whose weights `encoder.pretrained` names; None where it is none.
+
+    Raises:
+        UserError: the weights are not those that the model's folder tells of.
+    """
+    file = Path(source or "").expanduser()
+    if file.name != "model.safetensors" or not (file.parent / "config.json").is_file():
+        return None
+    try:
+        origin = own_origin(file.parent)
+    except UserError as error:
+        run.note(f"what {file.parent} holds besides its weights does not tell where they come from ({error})")
+        return None
+    record_start(run, origin, load_origin(origin)[1])
+    return origin
+
+
 def record_start(run: RunFolder, origin: Origin, parent: Parent, *, are_weights_used: bool = True) -> None:
     """Keep in a run what it started from, and say what is to be known about its weights where they are used."""
     run.parents.append(parent)

@@ -103,8 +103,17 @@ def num_labels(settings: PretrainSettings, data: Pool) -> int:
     return len(data.pool) if settings.objective == "supervised" else 0
 
 
-def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pretraining, EncoderSpec, InputContract]:
-    """Build everything; the number of steps is fixed here, once for all resumptions."""
+def assemble(
+    settings: PretrainSettings, data: Pool, run: RunFolder, *, are_labels_watched: bool = True
+) -> tuple[Pretraining, EncoderSpec, InputContract]:
+    """Build everything; the number of steps is fixed here, once for all resumptions.
+
+    Args:
+        settings: of the stage.
+        data: what is pretrained on.
+        run: where it is written.
+        are_labels_watched: whether progress is also watched by labels, where the pool has any.
+    """
     if settings.batch_size % (dist.world_size() * settings.optim.accumulate):
         raise UserError(
             f"batch_size={settings.batch_size} must be a multiple of ranks x accumulate = "
@@ -141,7 +150,7 @@ def assemble(settings: PretrainSettings, data: Pool, run: RunFolder) -> tuple[Pr
         optimizer=pretrain_optimizer(settings, objective),
         average=running_average(settings, objective.encoder),  # type: ignore[arg-type]
         store=store,
-        watcher=build_watcher(settings, store, contract),
+        watcher=build_watcher(settings, store, contract, are_labels_watched=are_labels_watched),
         plan=pretrain_plan(settings, num_steps=steps or 1, num_images=len(store)),
         batch_size=settings.batch_size,
         device=device,
@@ -189,8 +198,10 @@ def _remembered(path: Path, settings: PretrainSettings, work: Pretraining) -> in
     return int(known)
 
 
-def build_watcher(settings: PretrainSettings, store: ImageStore, contract: InputContract) -> Watcher:
-    """The watcher over an evenly spread part of the pool."""
+def build_watcher(
+    settings: PretrainSettings, store: ImageStore, contract: InputContract, *, are_labels_watched: bool = True
+) -> Watcher:
+    """The watcher over an evenly spread part of the pool; without labels it looks for collapse alone."""
     indices = torch.from_numpy(store.source.sample(settings.eval_images))
     images, _ = store.fetch(indices)
     if images.shape[2] != contract.size:
@@ -198,7 +209,9 @@ def build_watcher(settings: PretrainSettings, store: ImageStore, contract: Input
             images.float(), size=contract.size, mode="bilinear", antialias=True, align_corners=False
         )
         images = resized.round().clamp(0, 255).to(torch.uint8)
-    labels = None if store.source.labels is None else torch.from_numpy(store.source.labels[indices.numpy()])
+    labels = None
+    if are_labels_watched and store.source.labels is not None:
+        labels = torch.from_numpy(store.source.labels[indices.numpy()])
     return Watcher(
         images,
         labels,

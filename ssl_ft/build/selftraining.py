@@ -17,7 +17,7 @@ from ssl_ft.build.draft import Start
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import Indices, LabelledImages, LabelSplit
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
-from ssl_ft.config import SelftrainSettings
+from ssl_ft.config import FinetuneSettings, HeadSettings, SelftrainSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates
 from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError
@@ -25,6 +25,7 @@ from ssl_ft.evaluate.features import compute_outputs
 from ssl_ft.handover import Labelled
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import RunFolder
+from ssl_ft.transfer.finetune import ValSet, score
 from ssl_ft.transfer.pseudo_labels import PseudoLabels, choose_pseudo_labels
 from ssl_ft.transfer.selftrain import Round, SelfTrained, self_train
 
@@ -104,23 +105,40 @@ def train_rounds(
             f"labels={settings.labels} leaves no label for val, and self-training must choose between teacher and "
             "student: take 2 labels per class or more"
         )
+    train_one = partial(train_classifier, device=device, should_stop=should_stop, on_row=on_row)
     own = settings.model_copy(update={"strategy": "probe"}) if settings.teacher == "probe" else settings
-    teacher = train_classifier(own, start, images, split, device=device, should_stop=should_stop, on_row=on_row)
+    if own.strategy == "probe" and (own.probe or HeadSettings()).head == "exact":
+        teacher = probe_teacher(own, start, images, split, device=device)
+    else:
+        teacher = train_one(own, start, images, split)
     guess = partial(_guess, settings, images, split, pool, contract=start.contract, device=device)
     strong = settings.model_copy(update={"views": settings.strong_views, "epochs": settings.student_epochs})
 
     def train(number: int, chosen: PseudoLabels) -> Trained:
         joined, new_split = join_pseudo_labels(images, split, pool, chosen)
         seeded = strong.model_copy(update={"seed": settings.seed + number})
-        return train_classifier(
-            seeded, start, joined, new_split, device=device, should_stop=should_stop, on_row=on_row,
-            num_steps=finetune_plan(seeded, num_train=len(new_split.train)).num_steps,
-        )  # fmt: skip
+        steps = finetune_plan(seeded, num_train=len(new_split.train)).num_steps
+        return train_one(seeded, start, joined, new_split, num_steps=steps)
 
     found = self_train(
         teacher, guess=guess, train=train, most_rounds=settings.rounds, on_round=on_round, should_stop=should_stop
     )
     return teacher, found
+
+
+def probe_teacher(
+    settings: FinetuneSettings, start: Start, images: LabelledImages, split: LabelSplit, *, device: torch.device
+) -> Trained:
+    """The solved probe of the labels in train alone, scored on val.
+
+    By itself a probe fits val labels too, as it has nothing to choose on them. Here val judges the students, and what
+    they learn, the teacher's guesses, must know nothing of it.
+    """
+    alone = train_classifier(settings, start, images, replace(split, val=split.val[:0]), device=device)
+    inputs = images.inputs(split.val, start.contract)
+    val = ValSet(inputs.pixels, images.labels[inputs.indices])
+    accuracy, loss = score(alone.model, val, start.contract, device=device)
+    return replace(alone, val_accuracy=accuracy, val_loss=loss, num_val=len(val.labels))
 
 
 def _guess(

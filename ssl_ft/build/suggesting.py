@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_ft.artifact import find_model, load_model
-from ssl_ft.build.embedding import ToLabel
+from ssl_ft.build.embedding import ToLabel, open_embedder, open_to_label
 from ssl_ft.config import SuggestSettings
 from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError
@@ -20,7 +20,9 @@ from ssl_ft.outputs import write_rows
 from ssl_ft.progress import ProgressLine
 from ssl_ft.report.contact_sheets import Tile, read_picture, write_sheet
 
+NEEDS = "suggest needs a pool and an encoder: `ssl-ft suggest pool=POOL encoder=runs/pretrain-...`"
 _SHOWN, _A_ROW = 100, 10
+_COPIES = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,50 @@ def check_opinion(settings: SuggestSettings, images: ToLabel) -> None:
             f"{images.labelled.location}: all labels are of one class, so no probe can be unsure of another; choose "
             "by=coverage"
         )
+
+
+def memory_mb(images: ToLabel, *, num_features: int) -> float:
+    """MiB of the features of all images while some are chosen: as they are, brought to length 1, and joined."""
+    count = len(images.candidates) + (0 if images.labelled is None else len(images.labelled))
+    return _COPIES * count * num_features * 4 / 2**20
+
+
+def check_memory(settings: SuggestSettings, images: ToLabel, *, num_features: int) -> None:
+    """Refuse, before anything is embedded, a pool whose features would take more memory than is allowed.
+
+    Raises:
+        UserError: as said.
+    """
+    needed = memory_mb(images, num_features=num_features)
+    if needed > settings.memory_mb:
+        fit = int(len(images.candidates) * settings.memory_mb / needed)
+        raise UserError(
+            f"pool={images.candidates.location}: {num_features} features of each of {len(images.candidates):,} images "
+            f"take {needed:,.0f} MiB while some are chosen, more than memory_mb={settings.memory_mb}; choose from a "
+            f"random part with pool.limit={fit}, or raise memory_mb"
+        )
+
+
+def plan_suggestions(settings: SuggestSettings) -> list[str]:
+    """What would be chosen from, and the memory that takes, in sentences; what is missing, where nothing is named.
+
+    Raises:
+        UserError: what the stage refuses before it embeds.
+    """
+    if settings.pool is None or not (settings.encoder or settings.classifier):
+        return [NEEDS]
+    embedder = open_embedder(settings.encoder or settings.classifier)
+    images = open_to_label(settings.pool, settings.labelled)
+    check_opinion(settings, images)
+    check_memory(settings, images, num_features=embedder.num_features)
+    needed = memory_mb(images, num_features=embedder.num_features)
+    labelled = 0 if images.labelled is None else len(images.labelled)
+    return [
+        f"encoder: {embedder.folder}",
+        f"{settings.n} of {len(images.candidates)} images at {images.candidates.location}, by {settings.by}; "
+        f"{labelled} labelled ones teach",
+        f"memory: {needed:,.0f} MiB for features, at most memory_mb={settings.memory_mb}",
+    ]
 
 
 def classifier_opinion(settings: SuggestSettings, candidates: Source, *, device: torch.device) -> Opinion:

@@ -31,7 +31,7 @@ from ssl_ft.loop import LoopPlan
 from ssl_ft.peak import PeakMemory
 from ssl_ft.result import Parent
 from ssl_ft.schedules import scaled_rate
-from ssl_ft.transfer.finetune import Fitted, ValSet, finetune, score
+from ssl_ft.transfer.finetune import Fitted, ValSet, finetune, judge_first, score
 from ssl_ft.transfer.number_head import fold_scale
 from ssl_ft.transfer.strategy import Prepared, head_of
 
@@ -51,7 +51,7 @@ class Trained:
         val_loss: mean cross-entropy of the same.
         num_train: images trained on.
         num_val: images of val that could be read.
-        num_trained: parameters that were fitted or could move.
+        num_trained: parameters of the classifier that were fitted or could move, adapters that were merged included.
         seconds: of preparing and training, without reading val.
         peak_memory_mb: the most this process held meanwhile, in MiB; of the GPU's memory where one computed.
         damages: training images that could not be read, each replaced by another.
@@ -109,6 +109,7 @@ def train_classifier(
     device: torch.device,
     stop_at: int | None = None,
     num_steps: int | None = None,
+    num_outputs: int | None = None,
     extend: Callable[[Prepared], Prepared] = lambda prepared: prepared,
     should_stop: Callable[[], bool] = lambda: False,
     on_row: Callable[[int, dict[str, float]], None] = lambda step, row: None,
@@ -126,6 +127,7 @@ def train_classifier(
         stop_at: steps to do of the schedule; None does all. With an empty val this repeats a choice on more labels.
         num_steps: length of the schedule; None takes that of the settings for this many labels. For a refit, that of
             the training it repeats.
+        num_outputs: outputs that will be left, the first ones: val is judged by these, as test will be; None: all.
         extend: adds to what the strategy prepared, such as a penalty on unlabelled images.
         should_stop: whether the person wants to stop.
         on_row: called with the steps done and rows for the log.
@@ -138,6 +140,7 @@ def train_classifier(
     contract = start.contract
     inputs = images.inputs(split.val, contract)
     scale, task = scale_of(images, split.train), images.source.task
+    judge = JUDGES[task] if num_outputs is None else judge_first(num_outputs, JUDGES[task])
     labels = images.labels[inputs.indices] if task == "classes" else None
     val = ValSet(inputs.pixels, trained_targets(images, inputs.indices, scale=scale) if labels is None else labels)
     batch_size = min(settings.batch_size, len(split.train))
@@ -146,6 +149,9 @@ def train_classifier(
         plan = _plan(settings, batch_size, num_steps, per_epoch=max(1, len(split.train) // batch_size))
     began, peak = time.monotonic(), PeakMemory(device)
     prepared = extend(_prepare(settings, start, images, split, device=device))
+    # What is left in the classifier, not what helped to train it, such as a critic; counted before adapters are merged.
+    own = {id(p) for p in prepared.model.parameters()}
+    num_trained = prepared.num_fitted + sum(p.numel() for p in prepared.trained() if id(p) in own)
     fitted, plan_steps, damages = Fitted(0, None), 0, list[Damage]()
     if prepared.groups:
         store = images.store(split.train, contract, seed=settings.seed)
@@ -154,14 +160,14 @@ def train_classifier(
             optimizer_for(settings.optim, prepared.groups, batch_size=batch_size), store, val,
             prepared=prepared, contract=contract, plan=plan, stop_at=stop_at, batch_size=batch_size,
             patience=settings.patience, device=device, seed=settings.seed, should_stop=should_stop, on_row=on_row,
-            judge=JUDGES[task], score_name=SCORE_NAMES[task],
+            judge=judge, score_name=SCORE_NAMES[task],
             order=build_label_order(settings, images, split.train),
         )  # fmt: skip
         plan_steps, damages = plan.num_steps, store.damages
     elif len(val.labels):
         # What is kept was fitted on val too; how good it is, val can tell of the same fit without it alone.
         without = _prepare(settings, start, images, replace(split, val=split.val[:0]), device=device)
-        fitted = Fitted(0, *score(without.merge(), val, contract, device=device))
+        fitted = Fitted(0, *score(without.merge(), val, contract, device=device, judge=judge))
     merged = prepared.merge().to("cpu").eval()
     if scale is not None:
         fold_scale(head_of(merged), scale)
@@ -173,7 +179,7 @@ def train_classifier(
         fitted.val_loss,
         len(split.train),
         len(val.labels),
-        prepared.num_fitted + sum(p.numel() for p in prepared.trained()),
+        num_trained,
         round(time.monotonic() - began, 3),
         peak.mb(),
         tuple(damages),

@@ -4,9 +4,9 @@ from typing import Annotated, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ssl_ft.config.base import Budget, Count, Probability, Stage, several, short
+from ssl_ft.config.base import Budget, Count, Probability, Settings, Stage, several, short
 from ssl_ft.config.combinations import finetune_alone
-from ssl_ft.config.parts import DataSettings
+from ssl_ft.config.parts import DataSettings, SourceSettings
 from ssl_ft.config.transfer import FinetuneSettings
 
 STRATEGY_NAMES: tuple[str, ...] = get_args(FinetuneSettings.model_fields["strategy"].annotation)
@@ -14,9 +14,15 @@ STRATEGY_NAMES: tuple[str, ...] = get_args(FinetuneSettings.model_fields["strate
 _OF_A_CELL = ("encoder", "source", "data", "strategy", "labels", "draw", "seed", "device", "threads", "out")
 
 
+class ComparedEncoder(Settings):
+    encoder: str = Field(description="as finetune's encoder")
+    source: SourceSettings = Field(SourceSettings(), description="of timm:NAME and of a .safetensors file")
+    name: str | None = Field(None, description="what it is called; none: as its run folder, file or timm name")
+
+
 class CompareSettings(Stage):
-    encoders: Annotated[tuple[str, ...], BeforeValidator(several)] = Field(
-        (), description="pretrain run folders, or encoder folders in them"
+    encoders: Annotated[tuple[str | ComparedEncoder, ...], BeforeValidator(several)] = Field(
+        (), description="pretrain or finetune runs, timm:NAME, or {encoder: w.safetensors, source: {name: resnet18}}"
     )
     data: Annotated[DataSettings, short("path")] | None = Field(
         None, description="the labelled set; none: the one pretrained on"

@@ -56,5 +56,8 @@ class SuggestSettings(_Embedding):
     uncertainty: Literal["margin", "entropy"] = Field(
         "margin", description="margin: between the two likeliest classes; entropy: over all classes"
     )
+    memory_mb: Count = Field(
+        4000, description="most MiB for the features of all images, which choosing holds three times; past it, refused"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="decides clusters and ties")
     out: str = Field("suggest.csv", description="the table, .csv or .parquet; a contact sheet stands beside it")

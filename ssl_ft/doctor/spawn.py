@@ -17,8 +17,9 @@ from ssl_ft.doctor.finding import sentence_of
 from ssl_ft.errors import UserError
 from ssl_ft.launch import run_ranks
 
-# Seconds a rank may take to meet the others and answer; with two slow cores it takes a tenth of that.
-_PATIENCE = 60.0
+# Seconds a rank may take to meet the others and answer; two slow cores take 6, and ten times as long where others are
+# at work on them.
+_PATIENCE = 180.0
 _NO_ANSWER = 3
 ADVICE = (
     "look at the network between the ranks: GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names the interface to use (lo on "

@@ -185,7 +185,7 @@ def regret_samples(resampled: Resampled, *, advised: str, best: str, budget: Bud
 def mean_regret(values: Sequence[float], samples: Sequence[Floats], *, n: int) -> Estimate:
     """Mean regret over pieces of advice, with an interval.
 
-    Pieces on one comparison share its resamples, comparisons are independent: so the mean's resamples are the means
+    Pieces on the same images share their resamples, all others are independent: so the mean's resamples are the means
     of theirs, one by one.
     """
     size = min(len(each) for each in samples)  # comparisons may have drawn more or fewer

@@ -35,12 +35,13 @@ class Row:
     Attributes:
         model: strategy, with the encoder where there are several.
         encoder, strategy, budget: its parts.
-        num_labels: labels used, those to choose on included.
-        num_trained: parameters trained.
+        num_labels: labels used, those to choose on included; the median of its cells.
+        num_trained: parameters trained; the fewest of its cells, which may have chosen different settings.
         scores: accuracy, balanced accuracy, macro-F1 and calibration error with intervals.
         share_best: share of resamples in which it is the best of the budget.
         share_within: share in which it is within the tolerance of the best.
         chosen: the hyper-parameters chosen most often, and in how many of the cells.
+        most_trained: the most parameters any of its cells trained; None where all trained as many.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Row:
     share_best: float
     share_within: float
     chosen: str
+    most_trained: int | None = None
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ _RESAMPLES_A_MODEL = 100
 
 
 def resample_groups(question: Question, groups: Sequence[_Group]) -> Resampled:
-    scored = [Scored(group.model, group.budget, group.cells[0].num_labels, _predictions(group)) for group in groups]
+    scored = [Scored(group.model, group.budget, _num_labels(group), _predictions(group)) for group in groups]
     return resample(
         question.labels,
         scored,
@@ -244,6 +246,10 @@ def _groups(cells: Sequence[tuple[CellKey, Cell]]) -> list[_Group]:
     ]
 
 
+def _num_labels(group: _Group) -> int:
+    return round(float(np.median([cell.num_labels for cell in group.cells])))
+
+
 def _predictions(group: _Group) -> Labels:
     return np.stack([cell.predictions for cell in group.cells]).astype(np.int64)
 
@@ -259,18 +265,21 @@ def _row(group: _Group, question: Question, resampled: Resampled, shares: tuple[
         repeats=question.num_seeds,
         num_resamples=question.num_score_resamples,
     )
+    trained = [cell.num_trained for cell in group.cells]
+    fewest, most = min(trained), max(trained)
     chosen, count = Counter(" ".join(cell.chosen) for cell in group.cells).most_common(1)[0]
     return Row(
         group.model,
         group.encoder,
         group.strategy,
         group.budget,
-        group.cells[0].num_labels,
-        group.cells[0].num_trained,
+        _num_labels(group),
+        fewest,
         tuple(scores),
         float(shares[0][m, k]),
         float(shares[1][m, k]),
         f"{chosen or 'nothing to choose'} ({count} of {len(group.cells)})",
+        None if most == fewest else most,
     )
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from ssl_ft.evaluate.cells import Budget
 from ssl_ft.evaluate.comparison import find_difference
-from ssl_ft.evaluate.summary import Summary
+from ssl_ft.evaluate.summary import Row, Summary
 from ssl_ft.report import figures, formats
 from ssl_ft.report.comparison_words import (
     accuracy_of,
@@ -223,17 +223,23 @@ def _against_best(summary: Summary) -> Table:
     return Table(("Budget", "Best", "Other", "Lead of the best"), tuple(rows))
 
 
+def _trained_text(row: Row) -> str:
+    """Parameters trained, or from the fewest to the most of its cells."""
+    fewest = formats.large(row.num_trained)
+    return fewest if row.most_trained is None else f"{fewest} to {formats.large(row.most_trained)}"
+
+
 def _costs(summary: Summary) -> Table:
     head = (
         "Strategy", "Labels per class", "Parameters trained", "Time, choosing included", "Final training", "Memory",
         "Pretraining pays",
     )  # fmt: skip
-    trained = {(row.model, row.budget): row.num_trained for row in summary.rows}
+    trained = {(row.model, row.budget): _trained_text(row) for row in summary.rows}
     rows = tuple(
         (
             cost.model,
             formats.budget_mark(plain_budget(cost.budget)),
-            formats.large(trained[cost.model, cost.budget]),
+            trained[cost.model, cost.budget],
             formats.duration(cost.seconds),
             formats.duration(cost.train_seconds),
             formats.memory(cost.peak_memory_mb),

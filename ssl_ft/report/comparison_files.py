@@ -76,7 +76,7 @@ _SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "expected_calibration_er
 _TABLE = (
     "model", "encoder", "strategy", "labels_per_class", "labels", "parameters_trained",
     *(f"{name}{end}" for name in _SCORES for end in ("", "_low", "_high")),
-    "share_best", "share_within_tolerance", "chosen",
+    "share_best", "share_within_tolerance", "chosen", "most_parameters_trained",
 )  # fmt: skip
 _COST_HEAD = (
     "model", "labels_per_class", "cell_seconds", "train_seconds", "peak_memory_mb", "pretrain_seconds",
@@ -90,6 +90,7 @@ def _table_row(row: Row) -> Sequence[Any]:
     return (
         row.model, row.encoder, row.strategy, row.budget, row.num_labels, row.num_trained, *_numbers(*bounds),
         *_numbers(row.share_best, row.share_within), row.chosen,
+        row.num_trained if row.most_trained is None else row.most_trained,
     )  # fmt: skip
 
 

@@ -233,13 +233,15 @@ def costs_table(runs: Sequence[Run]) -> Table:
 
 
 def metrics_table(runs: Sequence[Run]) -> Table:
-    """Every measured value of every run."""
+    """Every measured value of every run. Budgets count labels per class, of other tasks than classes images in all."""
+    kinds = {_counts_images(run) for run in runs if any(metric.labels_per_class for metric in run.result.metrics)}
+    budgets = {frozenset([True]): "Labelled images", frozenset([True, False]): "Labels"}
     rows = tuple(
         (
             run.name,
             metric.name.replace("_", " ") + ("" if metric.target is None else f" of {metric.target}"),
             metric.model or "",
-            formats.budget_mark(metric.labels_per_class),
+            _budget_cell(metric.labels_per_class, run, is_mixed=len(kinds) > 1),
             metric.split or "",
             formats.measured(metric.name, metric.value),
             formats.interval(metric.name, metric.low, metric.high),
@@ -248,7 +250,21 @@ def metrics_table(runs: Sequence[Run]) -> Table:
         for run in runs
         for metric in run.result.metrics
     )
-    return Table(("Run", "Metric", "Model", "Labels per class", "Split", "Value", "95 % interval", "n"), rows)
+    head = budgets.get(frozenset(kinds), "Labels per class")
+    return Table(("Run", "Metric", "Model", head, "Split", "Value", "95 % interval", "n"), rows)
+
+
+def _counts_images(run: Run) -> bool:
+    data = run.settings.get("data")
+    return isinstance(data, Mapping) and data.get("task", "classes") != "classes"
+
+
+def _budget_cell(budget: formats.Budget, run: Run, *, is_mixed: bool) -> str:
+    """A budget as its column wants it; with its unit where runs of both kinds share the column."""
+    mark = formats.budget_mark(budget)
+    if not is_mixed or budget is None or formats.is_share_budget(budget):
+        return mark
+    return f"{mark}{formats.NBSP}{'images' if _counts_images(run) else 'per class'}"
 
 
 def data_table(runs: Sequence[Run]) -> Table:

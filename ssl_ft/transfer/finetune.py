@@ -63,6 +63,11 @@ def judge_numbers(outputs: NDArray[np.float32], targets: NDArray[Any]) -> tuple[
     return -loss if np.isnan(score) else score, loss
 
 
+def judge_first(count: int, judge: Judge) -> Judge:
+    """The judge, which looks at the first `count` outputs alone: for a model that others will be taken off."""
+    return lambda outputs, labels: judge(outputs[:, :count], labels)
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What came of it.

@@ -72,7 +72,7 @@ def test_how_ranks_end_decides_what_the_job_does(tmp_path, monkeypatch, plan, st
     slurm, script = job_of_bash(tmp_path, monkeypatch, plan)
     slurm.say_state(state)
     process = slurm.start_turn(script, num_tasks=2)
-    process.communicate(timeout=30)
+    process.communicate(timeout=240)
     assert (slurm.num_starts, slurm.num_requeues, process.returncode) == (starts, requeues, code)
 
 
@@ -80,7 +80,7 @@ def test_turns_have_an_end(tmp_path, monkeypatch):
     slurm, script = job_of_bash(tmp_path, monkeypatch, ["138 138"] * 2)
     slurm.say_state("RUNNING")
     for turn, requeues in ((6, 1), (7, 1)):
-        said = slurm.start_turn(script, num_tasks=2, turn=turn).communicate(timeout=30)[1]
+        said = slurm.start_turn(script, num_tasks=2, turn=turn).communicate(timeout=240)[1]
         assert slurm.num_requeues == requeues
     assert "turn 8 of at most 8 ended with 138" in said
 

@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from ssl_ft.build.draft import Start
+from ssl_ft.build.labels import LabelSplit
 from ssl_ft.config import FinetuneSettings
 from ssl_ft.errors import UserError
 from ssl_ft.peak import PeakMemory
@@ -53,6 +54,21 @@ def test_the_solved_heads_score_on_val_is_of_a_fit_without_val(start, tmp_path):
         right = (alone.model(pixels).argmax(1).numpy() == labels[30:]).mean()
     assert trained.val_accuracy == pytest.approx(right)
     assert alone.val_accuracy is None
+
+
+@pytest.mark.parametrize("strategy", ["probe", "full"])
+def test_outputs_that_will_be_taken_off_play_no_part_on_val(start, tmp_path, strategy):
+    images = images_of(tmp_path, count=60)
+    own = np.flatnonzero(images.labels[30:] < 2) + 30
+    split = LabelSplit(np.arange(30), own, own[:0])
+    trained = train(settings_of(strategy), start, images, split, num_outputs=2)
+    judged = trained if strategy == "full" else train(settings_of(strategy), start, images, split_of(30, 0))
+    pixels = start.contract.normalise(torch.from_numpy(images.inputs(own, start.contract).pixels))
+    with torch.no_grad():
+        logits = judged.model(pixels)[:, :2]
+    truth = torch.from_numpy(images.labels[own])
+    assert trained.val_accuracy == pytest.approx((logits.argmax(1) == truth).double().mean().item())
+    assert trained.val_loss == pytest.approx(torch.nn.functional.cross_entropy(logits, truth).item(), rel=1e-4)
 
 
 def test_what_training_took_is_told(start, tmp_path):

@@ -3,6 +3,8 @@
 That it passes where nothing is broken, `test_stage.py` shows.
 """
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from ssl_ft import dist
 from ssl_ft.doctor import ranks, subject
 from ssl_ft.doctor.spawn import Task
 from ssl_ft.doctor.subject import Steps
+from tests.ranks import run_on_ranks
 
 whole_answer = ranks.answer
 
@@ -32,6 +35,17 @@ def answer_with_an_error(task: Task) -> int:
     return whole_answer(task)
 
 
+def on_this_rank(answer: Callable[[Task], int], task: Task) -> int:
+    """The answer of a rank that has met the others already, and leaves them when the test does."""
+    dist.stop = lambda: None
+    return answer(task)
+
+
+def ask_forked(answer: Callable[[Task], int], task: Task, *, num_ranks: int) -> None:
+    """The same ranks without seconds of imports each; how they are started otherwise `test_stage.py` shows."""
+    run_on_ranks(on_this_rank, answer, task, num_ranks=num_ranks)
+
+
 def broken(monkeypatch: pytest.MonkeyPatch, answer: object) -> ranks.Finding:
     monkeypatch.setattr(ranks, "answer", answer)
     return ranks.check_ranks(num_ranks=2)
@@ -39,6 +53,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, answer: object) -> ranks.Finding:
 
 @pytest.mark.dist
 def test_a_gather_that_does_not_sum_gradients_fails(monkeypatch):
+    monkeypatch.setattr(ranks, "ask_ranks", ask_forked)
     finding = broken(monkeypatch, answer_with_own_part_only)
     assert finding.verdict == "fail"
     assert "simclr LOSS OFF" in finding.measured
@@ -49,6 +64,7 @@ def test_a_gather_that_does_not_sum_gradients_fails(monkeypatch):
 @pytest.mark.dist
 @pytest.mark.slow
 def test_batch_norm_of_ones_own_fails(monkeypatch):
+    monkeypatch.setattr(ranks, "ask_ranks", ask_forked)
     finding = broken(monkeypatch, answer_with_own_statistics)
     assert finding.verdict == "fail"
     assert "simclr LOSS OFF" in finding.measured

@@ -43,6 +43,23 @@ def test_scores_are_those_of_the_metrics():
     assert row.chosen == "optim.rate=0.003 (6 of 6)"
 
 
+def test_cells_that_trained_different_parts_are_told_from_the_fewest_to_the_most():
+    question, cells = small()
+    other = [
+        (key, replace(cell, num_trained=77 if (key.strategy, key.draw) == ("full", 1) else cell.num_trained))
+        for key, cell in cells
+    ]
+    rows = {(row.model, row.budget): row for row in summarise(question, other).rows}
+    assert (rows["full", 10].num_trained, rows["full", 10].most_trained) == (77, 4_900_000)
+    assert (rows["probe", 10].num_trained, rows["probe", 10].most_trained) == (5130, None)
+
+
+def test_labels_of_a_row_are_the_median_of_its_cells():
+    question, cells = small()
+    other = [(key, replace(cell, num_labels=cell.num_labels + (key.draw == 0))) for key, cell in cells]
+    assert {row.num_labels for row in summarise(question, other).rows} == {20, 100, 500}
+
+
 def test_each_encoder_is_held_against_its_own_baseline():
     question, cells = small(encoders=("one", "two"))
     summary = summarise(question, cells)

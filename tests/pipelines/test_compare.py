@@ -17,6 +17,7 @@ import pytest
 from ssl_ft.evaluate.cells import CellKey, read_cell
 from tests.conftest import CHECKOUT
 from tests.pipelines.conftest import Command, run_command, write_photos
+from tests.ranks import forkserver
 
 QUICK = [
     "labels=[1,3]", "draws=2", "device=cpu", "finetune.min_steps=2", "finetune.epochs=1", "resamples=200",
@@ -26,7 +27,7 @@ QUICK = [
 TABLES = ("table.csv", "comparisons.csv", "labels_saved.csv", "break_even.csv", "comparison.json")
 
 
-def compare(encoder: Path, out: Path, *more: str, quick: list[str] = QUICK) -> list[str]:
+def compare(encoder: Path | str, out: Path, *more: str, quick: list[str] = QUICK) -> list[str]:
     return ["compare", f"encoders={encoder}", *quick, f"out={out}", *more]
 
 
@@ -74,15 +75,24 @@ def test_every_label_of_a_budget_is_used_and_no_other(compared):
 
 def test_the_same_command_has_nothing_to_do(compared, encoder):
     before = {p: p.stat().st_mtime_ns for p in compared.rglob("*")}
-    assert run_command(compare(encoder, compared, "workers=1")).code == 0
+    assert run_command(compare(encoder, compared, "workers=3")).code == 0
     assert {p: p.stat().st_mtime_ns for p in compared.rglob("*")} == before
 
 
-def test_another_comparison_in_the_same_folder_is_refused_and_nothing_is_lost(compared, encoder):
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("seed=1", "seed was 0, now 1"),
+        ("tolerance=0.1", "tolerance was 0.01, now 0.1"),
+        ("finetune.epochs=2", "finetune.epochs was 1, now 2"),
+    ],
+)
+def test_another_comparison_in_the_same_folder_is_refused_and_nothing_is_lost(compared, encoder, word, said):
     before = sorted(compared.rglob("*"))
-    outcome = run_command(compare(encoder, compared, "seed=1"))
+    common = [w for w in compare(encoder, compared) if w.partition("=")[0] != word.partition("=")[0]]
+    outcome = run_command([*common, word])
     assert outcome.code == 2
-    assert "holds a run with other settings (seed was 0, now 1)" in outcome.err
+    assert f"holds a run with other settings ({said})" in outcome.err
     assert sorted(compared.rglob("*")) == before
 
 
@@ -145,6 +155,8 @@ def test_dry_run_counts_cells_and_estimates_from_those_done(compared, tmp_path, 
         (["labels=[2,2]"], r"names a budget twice"),
         (["finetune.draw=1"], r"finetune.draw: compare sets these itself; leave them out"),
         (["encoders=[]"], r"compare needs encoders"),
+        (["encoders=timm:resnet1888"], r"encoder=timm:resnet1888: 'resnet1888' is not an architecture of timm"),
+        (["encoders={encoder: timm:resnet18, mean: 1}"], r"encoders.*mean"),
         (["finetune.tta=flip"], r"finetune.tta: test is predicted from one view of each image here"),
         (["finetune.also=more/"], r"finetune.also: further labelled sources are joined by finetune alone"),
         (["finetune.regression.loss=mse"], r"finetune.regression: numbers are learnt by finetune alone"),
@@ -190,6 +202,40 @@ def test_a_named_strategy_without_definition_is_refused_and_an_unnamed_left_out(
     outcome = run_command([*compare(encoder, tmp_path / "run", quick=QUICK[:-1]), "--dry-run"])
     assert outcome.code == 0, outcome.err
     assert "left out: full for pretrain: it has no blocks" in outcome.out
+
+
+def test_encoders_come_from_wherever_finetune_takes_them(tiny_runs, tmp_path):
+    weights, classifier = tmp_path / "others.safetensors", tiny_runs / "finetune"
+    shutil.copy(tiny_runs / "pretrain" / "encoder" / "model.safetensors", weights)
+    others = f"{{encoder: {weights}, source: {{name: test_resnet, size: 16}}}}"
+    words = compare(f"[{classifier}, {others}]", tmp_path / "run", "draws=1", "workers=1", quick=QUICK[2:])
+    words.append("labels=2")
+    outcome = run_command(words)
+    assert outcome.code == 2
+    assert "was not pretrained here, so no run tells of it: name the labelled set with data=" in outcome.err
+    outcome = run_command([*words, f"data={tiny_runs / 'photos'}"])
+    assert outcome.code == 0, outcome.err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert [parent["kind"] for parent in result["parents"]] == ["classifier", "weights"]
+    assert [each["kind"] for each in result["parents"][0]["ancestors"]] == ["encoder"]
+    assert result["labels_used"]["earlier"] == 8
+    assert {row["model"] for row in result["metrics"]} >= {"probe (finetune)", "probe (others)"}
+    assert f"it is not known which images {weights} was trained on" in outcome.err
+    assert "the labelled images of finetune, pixel for pixel" in outcome.err
+    facts = {each["name"]: each for each in json.loads((tmp_path / "run" / "comparison.json").read_text())["encoders"]}
+    assert facts["finetune"]["num_parameters"] == facts["others"]["num_parameters"]
+    assert all(each[key] is None for each in facts.values() for key in ("shift", "pretrain_seconds", "pool_images"))
+
+
+def test_encoders_of_one_name_are_refused_unless_named(encoder, tmp_path):
+    twice = f"{{encoder: {encoder}, source: {{}}}}"
+    outcome = run_command(compare(f"[{encoder}, {twice}]", tmp_path / "run"))
+    assert outcome.code == 2
+    assert "are both called 'pretrain'; rename one of the folders, or give a name of its own" in outcome.err
+    named = f"{{encoder: {encoder}, name: again}}"
+    outcome = run_command([*compare(f"[{encoder}, {named}]", tmp_path / "run"), "--dry-run"])
+    assert outcome.code == 0, outcome.err
+    assert "16 cells: 2 encoders x" in outcome.out
 
 
 Start = Callable[[list[str]], subprocess.Popen[bytes]]
@@ -238,11 +284,26 @@ def test_two_workers_killed_and_gone_on_with_give_the_tables_of_one(compared, tm
     assert len(list((tmp_path / "run" / "cells").iterdir())) >= 8
 
 
+def compare_quietly(words: list[str], log: Path) -> None:
+    """The command in a process of its own, which has the libraries already; what it says goes to the log."""
+    outcome = run_command(words)
+    log.write_text(outcome.err)
+    sys.exit(outcome.code)
+
+
 @pytest.mark.dist
-def test_two_workers_give_the_tables_of_one(compared, tmp_path, encoder, start):
-    process = start(compare(encoder, tmp_path / "run", "workers=2"))
-    assert process.wait(timeout=300) == 0
+def test_two_at_once_give_the_tables_of_one(compared, tmp_path, encoder):
+    """Two commands, as on two machines; workers that one command starts are put to more above."""
+    fork, words = forkserver(), compare(encoder, tmp_path / "run", "workers=1")
+    both = [fork.Process(target=compare_quietly, args=(words, tmp_path / f"{n}.log")) for n in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    logs = [path.read_text() for path in sorted(tmp_path.glob("*.log"))]
+    assert [process.exitcode for process in both] == [0, 0], logs
     assert tables(tmp_path / "run") == tables(compared)
+    assert list((tmp_path / "run" / "claims").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -16,26 +16,28 @@ from safetensors.numpy import load_file
 
 from ssl_ft import dist, interrupt
 from ssl_ft.checkpoint import read_values
-from ssl_ft.launch import run_ranks
+from ssl_ft.config import PretrainSettings
 from tests.conftest import CHECKOUT
 from tests.pipelines.conftest import run_command
 from tests.pipelines.test_resume import digest, last_step
 from tests.pipelines.training import settings_of, write_images
+from tests.ranks import run_on_ranks
 
 pytestmark = pytest.mark.dist
 
 
-def _one_rank_hears(settings: object) -> int:
+def _one_rank_hears(settings: PretrainSettings) -> int:
     """One rank's run, in which rank 1 alone is told to stop, at once."""
     from pipelines import pretrain
 
+    dist.stop = lambda: None  # they part when the test does
     interrupt.StopWish.__bool__ = lambda self: dist.rank() == 1
     return pretrain.run(settings)
 
 
 def test_a_signal_to_one_rank_stops_all_and_finishes_nothing(tmp_path):
     settings = settings_of("simclr-convnet", write_images(tmp_path), out=str(tmp_path / "a"), devices=2)
-    assert run_ranks(_one_rank_hears, settings, num_ranks=2) == 128 + signal.SIGTERM
+    assert run_on_ranks(_one_rank_hears, settings, num_ranks=2) == [128 + signal.SIGTERM] * 2
     # Ranks agree every eighth step.
     assert read_values(tmp_path / "a/checkpoints/last.safetensors")["step"] == 8
     assert not (tmp_path / "a/result.json").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssl_ft.artifact import read_card
 from tests.pipelines.conftest import Command, write_photos
 from tests.pipelines.test_bad_input import pretrain, refused, rows_of
 
@@ -36,6 +37,24 @@ class TestSupervised:
         assert Path("o/pictures/views.png").is_file()
         keys = {key for line in Path("o/metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
         assert {"cross_entropy", "train_accuracy"} <= keys
+
+    def test_they_count_in_what_starts_from_its_weights(self, command: Command, photos: Path, tmp_path: Path):
+        assert command(pretrain(photos, "objective=supervised")).code == 0
+        first = Path("o").rename("first") / "encoder"
+        words = pretrain(write_photos(tmp_path / "bare", classes=("x",), count=20, seed=3))
+        done = command([*words, f"encoder.pretrained={first / 'model.safetensors'}"])
+        assert done.code == 0, done.err
+        found = result("o")
+        assert (found["labels_used"]["earlier"], found["labels_used"]["train"]) == (20, 0)
+        assert [(p["kind"], p["sha256"]) for p in found["parents"]] == [("encoder", read_card(first)[1])]
+        assert "20 labels were used to train the model this starts from" in done.err
+        assert read_card(Path("o/encoder"))[0].about["labels trained on"] == 20
+        # The card next to a file may be another program's.
+        (first / "config.json").write_text("{}")
+        done = command([*words[:-1], "out=p", f"encoder.pretrained={first / 'model.safetensors'}"])
+        assert done.code == 0, done.err
+        assert "does not tell where they come from" in done.err
+        assert (result("p")["parents"], result("p")["labels_used"]["earlier"]) == ([], 0)
 
     def test_a_named_test_split_and_images_without_label_take_no_part(self, command: Command):
         labels = ["a", "b"] * 8 + [""] * 4 + ["a", "b"] * 2

@@ -28,11 +28,13 @@ def assert_equal_on_ranks(
 def test_two_ranks_equal_one_in_float64(tmp_path):
     assert_equal_on_ranks(
         tmp_path,
-        ["simclr-convnet", "dcl-convnet", "joint-convnet", "shared-vit", "rotation-convnet", "supervised-convnet"],
+        # One of each kind of sharing: a gather and batch norm over the batch, both terms, a ViT's visible patches. All
+        # objectives take longer, and are put to the same proof below.
+        ["dcl-convnet", "joint-convnet", "shared-vit"],
         num_ranks=2,
         precision="float64",
         tolerance=1e-9,
-        num_steps=5,
+        num_steps=3,
     )
 
 

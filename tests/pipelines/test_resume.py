@@ -1,7 +1,6 @@
 """Resume is exact: stopped anywhere and gone on with, a run ends with the very same encoder; also on other ranks."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -13,10 +12,12 @@ import numpy as np
 import pytest
 
 from pipelines import pretrain
+from ssl_ft import loop
 from ssl_ft.artifact import read_card
-from ssl_ft.launch import run_ranks
+from ssl_ft.config import PretrainSettings
 from tests.conftest import CHECKOUT
 from tests.pipelines.training import settings_of, write_images
+from tests.ranks import run_on_ranks
 
 
 def digest(run: Path) -> str:
@@ -61,7 +62,7 @@ def test_two_ranks_resumed_as_one(tmp_path, monkeypatch):
     whole = settings_of("simclr-convnet", images, out=str(tmp_path / "whole"), optim=slow)
     assert pretrain.main(whole) == 0
     two = settings_of("simclr-convnet", images, out=str(tmp_path / "two"), devices=2, optim=slow)
-    assert run_ranks(_five_steps, two, num_ranks=2) == 0
+    run_on_ranks(_five_steps, two, num_ranks=2)
     one = two.model_copy(update={"devices": 1})
     assert pretrain.main(one) == 0
     ours, theirs = losses(tmp_path / "two"), losses(tmp_path / "whole")
@@ -69,17 +70,11 @@ def test_two_ranks_resumed_as_one(tmp_path, monkeypatch):
     np.testing.assert_allclose([ours[s] for s in sorted(ours)], [theirs[s] for s in sorted(theirs)], rtol=1e-4)
 
 
-def _five_steps(settings: object) -> int:
-    """One rank's run, ended as by a crash once the checkpoint of step 5 is there."""
-    from ssl_ft import loop
-
-    def end(step: int, calls: object) -> bool:
-        if step == 6:
-            os._exit(0)
-        return False
-
-    loop._agree_to_stop = end
-    return pretrain.run(settings)
+def _five_steps(settings: PretrainSettings) -> None:
+    """One rank's run, which dies once the checkpoint of step 5 is there."""
+    loop._agree_to_stop = lambda step, calls: stop_at_seven(step)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run(settings)
 
 
 def last_step(run: Path) -> int:

@@ -141,6 +141,20 @@ def test_damaged_images_are_left_out_and_said(command: Command, tiny_runs: Path,
     assert not any("03.png" in row["path"] for row in rows)
 
 
+def test_features_that_would_not_fit_into_memory_are_refused_beforehand(command: Command, tiny_runs: Path) -> None:
+    np.save("pool.npy", np.zeros((4000, 8, 8, 3), np.uint8))
+    words = ["suggest", "pool=pool.npy", f"encoder={tiny_runs / 'pretrain'}", "n=3", *FAST]
+    refused(
+        command, [*words, "memory_mb=1"], "features of each of 4,000 images take 4 MiB", "more than memory_mb=1",
+        "pool.limit=910", "raise memory_mb",
+    )  # fmt: skip
+    planned = command([*words, "memory_mb=1", "pool.limit=910", "--dry-run"])
+    assert planned.code == 0, planned.err
+    assert "3 of 910 images at pool.npy, by both; 0 labelled ones teach" in planned.out
+    assert "memory: 1 MiB for features, at most memory_mb=1" in planned.out
+    assert command([*words, "memory_mb=1", "--dry-run"]).code == 2
+
+
 def test_mistakes(command: Command, tiny_runs: Path, pool: Path, tmp_path: Path) -> None:
     encoder = f"encoder={tiny_runs / 'pretrain'}"
     words = ["suggest", f"pool={pool}", encoder, "n=3", *FAST]

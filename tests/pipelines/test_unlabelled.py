@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_ft.result import Result
+from ssl_ft.artifact import read_card
+from ssl_ft.result import LabelsUsed, Result
 from tests.pipelines.conftest import write_photos
 
 COMMON = ["threads=1", "device=cpu"]
+QUICK = "permutations=199"  # the fewest; nine tests can stand with them
 TRAINING = [*COMMON, "labels=6", "min_steps=2", "epochs=1", "batch_size=8"]
 
 
@@ -37,7 +39,7 @@ def write_array(
 class TestShift:
     def test_of_brighter_images_is_told_in_words_numbers_and_on_the_page(self, tiny_runs, command, tmp_path):
         target = write_array(tmp_path / "bright.npz", bright=120)
-        done = command(["shift", f"encoder={tiny_runs / 'pretrain'}", f"data={target}", *COMMON, "out=s"])
+        done = command(["shift", f"encoder={tiny_runs / 'pretrain'}", f"data={target}", *COMMON, QUICK, "out=s"])
         assert done.code == 0, done.err
         assert done.out == "s\n"
         assert "shift: far" in done.err
@@ -56,7 +58,7 @@ class TestShift:
 
     def test_of_images_like_the_pool_is_none(self, tiny_runs, command, tmp_path):
         target = write_array(tmp_path / "alike.npz")
-        done = command(["shift", f"encoder={tiny_runs / 'pretrain'}", f"data={target}", *COMMON, "out=s"])
+        done = command(["shift", f"encoder={tiny_runs / 'pretrain'}", f"data={target}", *COMMON, QUICK, "out=s"])
         assert done.code == 0, done.err
         assert "shift: none" in done.err
         assert "can be used as it is" in json.loads(Path("s/shift.json").read_text())["advice"]
@@ -138,20 +140,43 @@ class TestSelftrain:
 
 class TestAdapt:
     @pytest.mark.parametrize("method", ["batch_norm", "coral", "adversarial", "continue"])
-    def test_leaves_a_classifier_beside_that_of_the_source_alone(self, tiny_runs, command, tmp_path, method):
-        target = write_array(tmp_path / "target.npz", bright=60)
-        words = ["adapt", f"encoder={tiny_runs / 'pretrain'}", f"target={target}", f"method={method}", *TRAINING]
+    def test_leaves_a_classifier_beside_that_of_the_source_alone(self, runs, command, tmp_path, method):
+        target = write_array(tmp_path / "target.npz", count=60, bright=60)
+        # Images enough that pretraining would be watched by the target's labels, were they looked at.
+        manifest = runs / "pretrain" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"eval_images": 16', '"eval_images": 48'))
+        words = ["adapt", f"encoder={runs / 'pretrain'}", f"target={target}", f"method={method}", *TRAINING]
         done = command([*words, "continued=2 steps", "out=s"])
         assert done.code == 0, done.err
         assert done.out == "s\n"
         result = result_of(Path("s"))
         assert {m.model for m in result.metrics} == {method, "source alone", f"{method} over source alone"}
+        assert value(result, "trained_parameters", method) == value(result, "trained_parameters", "source alone")
         assert result.test_scored == 2
-        assert result.labels_used.test == 8
+        assert result.labels_used.test == 12
         assert result.labels_used.train + result.labels_used.val == 12
         assert [use.role for use in result.data] == ["train", "val", "target", "test"]
         assert Path("s/continued/result.json").is_file() == (method == "continue")
+        if method == "continue":
+            continued = result_of(Path("s/continued"))
+            assert continued.labels_used == LabelsUsed()
+            assert {m.name for m in continued.metrics} == {"embedding_std", "rank_me", "loss"}
+            assert continued.metrics[0].n == 48
+            assert [parent.sha256 for parent in continued.parents] == [read_card(runs / "pretrain" / "encoder")[1]]
+            assert "objective=simclr, batch_size=8, optim.rate=" in done.err
         assert "chosen on val images of the source" in done.err
+
+    def test_plan_says_what_pretraining_goes_on_with(self, tiny_runs, command, tmp_path):
+        target = write_array(tmp_path / "target.npz")
+        words = ["adapt", f"encoder={tiny_runs / 'pretrain'}", f"target={target}", *TRAINING, "--dry-run"]
+        plain = command([*words, "method=coral"])
+        assert "target: 32 images of" in plain.out
+        assert "method=coral, no label looked at; 8 others are held out" in plain.out
+        assert "pretraining goes on" not in plain.out
+        goes_on = command([*words, "method=continue", "continued=3 steps"])
+        assert "goes on for 3 steps with the settings of the first one, objective=simclr, batch_size=8" in goes_on.out
+        none = command([w for w in words if not w.startswith("target=")])
+        assert (none.code, "target= is missing" in none.err) == (2, True)
 
     def test_statistics_of_the_target_undo_a_change_of_contrast(self, command, tmp_path):
         """Stripes across or along, told apart at full contrast, then shown pale and bright."""
@@ -186,12 +211,14 @@ class TestAdapt:
             (["target=bare.npy"], "has no labels"),
             (["target=foreign.npz", "method=coral", "strategy=probe"], "strategy=probe solves for a head in one go"),
             (["target=foreign.npz", "continued=soon"], "continued"),
+            (["target=few.npz", "method=continue"], "batch_size=8 is larger than the target: few.npz has 6 images"),
             (["target=foreign.npz", "target.task=regression", "target.targets=age"], "adapt judges classes alone"),
             (["target=foreign.npz", "tta=flip"], "tta: test is predicted from one view of each image here"),
         ],
     )
     def test_refuses(self, tiny_runs, command, words, said):
         write_array(Path("foreign.npz"), classes=("a", "b", "c"))
+        write_array(Path("few.npz"), count=8)
         np.save("bare.npy", np.zeros((30, 16, 16, 3), np.uint8))
         done = command(["adapt", f"encoder={tiny_runs / 'pretrain'}", *words, *TRAINING, "out=s"])
         assert done.code == 2

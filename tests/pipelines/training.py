@@ -68,6 +68,7 @@ def settings_of(case: str, images: Path, **more: Any) -> PretrainSettings:
         "save_every": "5 steps",
         "eval_every": "100 steps",
         "device": "cpu",
+        "threads": 1,  # on a busy machine two threads mostly wait for each other
         "optim": {"rate": 1e-3, "warmup": 0.3},
     }
     return PretrainSettings.model_validate({**tree, **CASES[case], **more})

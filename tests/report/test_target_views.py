@@ -8,6 +8,7 @@ import pytest
 from ssl_ft.evaluate.target_metrics import estimate_labels, estimate_numbers
 from ssl_ft.report.page import write_report
 from ssl_ft.report.runs import Run, gather_runs
+from ssl_ft.report.sections import metrics_table
 from ssl_ft.report.target_tables import write_label_table, write_number_table, write_predictions
 from ssl_ft.report.target_views import target_finding, target_view
 from tests.report.fake_runs import metric, result, write_json
@@ -102,3 +103,21 @@ def test_predictions_of_other_shapes_are_told(tmp_path: Path) -> None:
     view = target_view(run, prefix="p")
     assert view is not None
     assert view.scatters == ()
+
+
+def budgets_shown(*runs: Run) -> list[str]:
+    """Head and cells of the budgets' column."""
+    table = metrics_table(runs)
+    return [table.head[3], *(row[3].replace("\N{NO-BREAK SPACE}", " ") for row in table.rows)]
+
+
+def test_a_budget_is_told_in_what_it_counts(tmp_path: Path) -> None:
+    settings = {"data": {"task": "multi_label"}}
+    (tmp_path / "images").mkdir()
+    rows = [metric("mean_average_precision", 0.9, model="full", labels=budget) for budget in (200, 0.5, None)]
+    write_json(tmp_path / "images" / "result.json", result("finetune", metrics=rows, settings=settings))
+    images = gather_runs([tmp_path / "images"]).runs[0]
+    classes = run_of(tmp_path / "classes", metric("accuracy", 0.9, model="full", labels=10))
+    assert budgets_shown(images) == ["Labelled images", "200", "50 %", "all"]
+    assert budgets_shown(classes) == ["Labels per class", "10"]
+    assert budgets_shown(images, classes) == ["Labels", "200 images", "50 %", "all", "10 per class"]
