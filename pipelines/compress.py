@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from pipelines import compress_encoder
 from ssl_ft import dist, handover
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
-from ssl_ft.build.methods import METHODS, find_method
+from ssl_ft.build.methods import Method, find_method
 from ssl_ft.build.origins import load_classifier
 from ssl_ft.build.pairs import Verdict, judge_pair
 from ssl_ft.build.parts import choose_device
@@ -20,7 +21,9 @@ from ssl_ft.runlog import RunFolder
 def main(settings: CompressSettings) -> int:
     """Make the model smaller and give the exit code."""
     dist.use_threads(settings.threads)
-    find_method(settings.method)
+    method = find_method(settings.method)
+    if settings.distill is not None and settings.distill.kind == "features":
+        return compress_encoder.main(settings)
     before = find_predecessor(settings)
     labelled = handover.open_labelled(before.training)
     check_outputs(before.card, labelled.source)
@@ -29,10 +32,12 @@ def main(settings: CompressSettings) -> int:
     if run.is_finished:
         return handover.already_done(run)
     with run:
-        return _compress(before, labelled, split, run)
+        return _compress(before, labelled, split, run, method=method)
 
 
-def _compress(before: Predecessor, labelled: handover.Labelled, split: LabelSplit, run: RunFolder) -> int:
+def _compress(
+    before: Predecessor, labelled: handover.Labelled, split: LabelSplit, run: RunFolder, *, method: Method
+) -> int:
     source, settings = labelled.source, before.settings
     run.forget_rows_after(-1)
     handover.record_roles(run, source, train=split.train, val=split.val, test=split.test)
@@ -48,7 +53,7 @@ def _compress(before: Predecessor, labelled: handover.Labelled, split: LabelSpli
             settings, before.training, model, card, images, split, choose_device(settings.device), run, wish.__bool__,
             lambda step, row: run.log({"step": step, "kind": "eval" if "val_loss" in row else "train", **row}),
         )  # fmt: skip
-        made = METHODS[settings.method](work)
+        made = method(work)
         if wish:
             run.note("stopped before the end: nothing was scored; the same command starts this stage again")
             return wish.exit_code

@@ -6,10 +6,11 @@ from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.distilling import distill
 from ssl_ft.errors import UserError
 
-METHODS: dict[str, Callable[[Work], Compressed]] = {"distill": distill}
+Method = Callable[[Work], Compressed]
+METHODS: dict[str, Method] = {"distill": distill}
 
 
-def find_method(name: str) -> Callable[[Work], Compressed]:
+def find_method(name: str) -> Method:
     """The method of that name.
 
     Raises:

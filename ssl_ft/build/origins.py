@@ -73,12 +73,26 @@ class Origin:
         return [self.folder.parent, *(Path(each.path).parent for each in _ancestors(self.folder) if _is_ours(each))]
 
 
-def find_origin(location: str, settings: SourceSettings) -> Origin:
+def find_origin(location: str, settings: SourceSettings, *, setting: str = "encoder") -> Origin:
     """What `encoder=` means. Nothing is fetched and no weights are read.
+
+    Args:
+        location: what the person named.
+        settings: what weights of others are told besides.
+        setting: how messages name the setting that names the location.
 
     Raises:
         UserError: nothing there, no such architecture, or settings of `source` that do not belong to it.
     """
+    try:
+        return _find(location, settings)
+    except UserError as error:
+        if setting == "encoder":
+            raise
+        raise UserError(str(error).replace("encoder=", f"{setting}=")) from error
+
+
+def _find(location: str, settings: SourceSettings) -> Origin:
     if location.startswith(_HUB):
         return _of_hub(location, settings)
     if location.endswith(".safetensors"):

@@ -21,9 +21,9 @@ class Predecessor:
     Attributes:
         folder: the model folder.
         card: what that says.
-        settings: of compress, with data, labels and draw in place.
+        settings: of compress, with data, and all that the labels are drawn by, in place.
         training: how a student or a pruned model is trained.
-        budget: what the labels are drawn by: the seed of the model's run, so that its labels are drawn again.
+        budget: by which labels are drawn and val is taken from them: as the model's run did, seed and all.
     """
 
     folder: Path
@@ -48,13 +48,18 @@ def find_predecessor(settings: CompressSettings) -> Predecessor:
             "budget with labels="
         )
     draw = settings.draw if settings.draw is not None else int(told.get("draw", 0))
-    own = settings.model_copy(update={"data": data, "labels": labels, "draw": draw})
-    plain = {key: getattr(own, key) for key in ("data", "labels", "draw", "seed", "device", "threads", "out")}
-    training = settings.finetune.model_copy(update={**plain, "encoder": str(folder)})
-    drawn = {"seed": int(told.get("seed", settings.seed))}
-    if "val_share" not in settings.finetune.model_fields_set:
-        drawn["val_share"] = told.get("val_share", training.val_share)
-    return Predecessor(folder, read_card(folder)[0], own, training, training.model_copy(update=drawn))
+    # A run of compress tells by which seed the first of its line drew.
+    told_seed = told.get("label_seed", told.get("seed", settings.seed))
+    label_seed = settings.label_seed if settings.label_seed is not None else int(told_seed)
+    finetune = settings.finetune
+    if "val_share" not in finetune.model_fields_set:
+        share = told.get("finetune", told).get("val_share", finetune.val_share)
+        finetune = finetune.model_copy(update={"val_share": share})
+    given = {"data": data, "labels": labels, "draw": draw}
+    own = settings.model_copy(update={**given, "label_seed": label_seed, "finetune": finetune})
+    plain = {key: getattr(settings, key) for key in ("seed", "device", "threads", "out")}
+    training = finetune.model_copy(update={**given, **plain, "encoder": str(folder)})
+    return Predecessor(folder, read_card(folder)[0], own, training, training.model_copy(update={"seed": label_seed}))
 
 
 def check_outputs(card: ModelCard, source: Source) -> None:

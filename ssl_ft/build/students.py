@@ -53,7 +53,7 @@ def make_student(settings: DistillSettings, card: ModelCard, teacher: nn.Module,
         contract = card.contract if settings.size is None else replace(card.contract, size=settings.size)
         start, origin = Start(encoder.eval(), spec, contract), None
     else:
-        found = find_origin(settings.encoder, _source(settings, card))
+        found = find_origin(settings.encoder, _source(settings, card), setting="distill.encoder")
         _check_encoder(settings, found, card)
         encoder, parent = load_origin(found)
         start, origin = Start(encoder, found.card.spec, found.card.contract), (found, parent)
