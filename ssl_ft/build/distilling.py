@@ -29,6 +29,7 @@ from ssl_ft.errors import UserError
 from ssl_ft.handover import record_data
 from ssl_ft.objectives.mixing import Mixing
 from ssl_ft.objectives.target_losses import class_weights
+from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import say
 from ssl_ft.seeding import derive_seed
 from ssl_ft.transfer.strategy import Prepared, scaled_groups
@@ -61,21 +62,35 @@ def distill(work: Work) -> Compressed:
     strategy = "scratch" if student.origin is None else "full"
     training = work.training.model_copy(update={"strategy": strategy})
     num_images = max(len(work.split.train), 0 if pool is None else len(pool.rows))
+    num_steps = finetune_plan(training, num_train=num_images).num_steps
     train = partial(
-        train_classifier, training, student.start, work.images, work.split, device=work.device,
-        num_steps=finetune_plan(training, num_train=num_images).num_steps, should_stop=work.should_stop,
-        on_row=work.on_row,
+        train_classifier, training, student.start, work.images, work.split, device=work.device, num_steps=num_steps,
+        should_stop=work.should_stop,
     )  # fmt: skip
     say(f"== a student, {student.start.spec.name}, of {student.num_parameters:,} parameters")
     taught, extend = _teaching(settings, training, work, student, pool)
-    trained = train(taught=taught, extend=extend)
+    with ProgressLine("student", total=num_steps) as line:
+        trained = train(taught=taught, extend=extend, on_row=_shown(line, log=work.on_row))
     pair = None
     if settings.baseline and not work.should_stop():
         say("== the same student without a teacher")
-        plain = train()
+        with ProgressLine("student alone", total=num_steps) as line:
+            plain = train(on_row=_shown(line))  # its rows are not kept: those of the run are the student's
         contract = student.start.contract
         pair = Contender("student", trained, contract), Contender("student alone", plain, contract)
     return _made(work, student, trained, pair)
+
+
+def _shown(
+    line: ProgressLine, *, log: Callable[[int, dict[str, float]], None] = lambda step, row: None
+) -> Callable[[int, dict[str, float]], None]:
+    """Rows into the log, and what matters of them beside the bar."""
+
+    def on_row(step: int, row: dict[str, float]) -> None:
+        log(step, row)
+        line.update(step, " ".join(f"{k} {v:.3f}" for k, v in row.items() if k in ("loss", "val_accuracy")))
+
+    return on_row
 
 
 def _made(work: Work, student: Student, trained: Trained, pair: tuple[Contender, Contender] | None) -> Compressed:

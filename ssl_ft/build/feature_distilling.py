@@ -29,6 +29,7 @@ from ssl_ft.evaluate.features import compute_outputs
 from ssl_ft.loop import LoopCalls, run_steps
 from ssl_ft.models.encoders import num_features
 from ssl_ft.optim import parameter_groups
+from ssl_ft.progress import ProgressLine
 from ssl_ft.result import Parent
 
 # Images whose teacher's features give their mean, and images held out to tell how well features agree.
@@ -168,13 +169,20 @@ def teach_encoder(
         on_row(step, {"val_loss": 1 - (cosine if own.loss == "cosine" else explained), "val_cosine": cosine})
         return False
 
-    step = run_steps(
-        objective.train(), optimizer_for(training.optim, groups, batch_size=batch_size),
-        batches(store, batch_size=batch_size, seed=seed, start_step=0, num_steps=plan.num_steps, workers=2,
-                order=build_order(images.source.subset(train), images.data)),
-        plan=plan, calls=LoopCalls(on_row, evaluate, lambda step: None, should_stop), device=device, start_step=0,
-        seed=seed,
+    stream = batches(
+        store, batch_size=batch_size, seed=seed, start_step=0, num_steps=plan.num_steps, workers=2,
+        order=build_order(images.source.subset(train), images.data),
     )  # fmt: skip
+    with ProgressLine("student", total=plan.num_steps) as line:
+
+        def log(step: int, row: dict[str, float]) -> None:
+            on_row(step, row)
+            line.update(step, f"loss {row['loss']:.3f}")
+
+        step = run_steps(
+            objective.train(), optimizer_for(training.optim, groups, batch_size=batch_size), stream, plan=plan,
+            calls=LoopCalls(log, evaluate, lambda step: None, should_stop), device=device, start_step=0, seed=seed,
+        )  # fmt: skip
     cosine, explained = agreement()
     encoder.to("cpu").eval()
     return TaughtEncoder(student, parent, step, cosine, explained, len(truth), tuple(store.damages))
