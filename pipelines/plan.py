@@ -8,6 +8,7 @@ import yaml
 from ssl_ft import config
 from ssl_ft.build.cluster import batch_script
 from ssl_ft.build.comparison_work import plan_comparison
+from ssl_ft.build.compress_plan import plan_compression
 from ssl_ft.build.continuing import plan_adaptation
 from ssl_ft.build.pretraining import plan_pretraining
 from ssl_ft.build.shift import plan_shift
@@ -46,6 +47,8 @@ def plan_lines(settings: Any) -> list[str]:
             return plan_labelled(settings)
         case config.SuggestSettings():
             return plan_suggestions(settings)
+        case config.CompressSettings():
+            return plan_compression(settings)
         case config.CompareSettings():
             return plan_comparison(settings)
     return []

@@ -73,12 +73,26 @@ class Origin:
         return [self.folder.parent, *(Path(each.path).parent for each in _ancestors(self.folder) if _is_ours(each))]
 
 
-def find_origin(location: str, settings: SourceSettings) -> Origin:
+def find_origin(location: str, settings: SourceSettings, *, setting: str = "encoder") -> Origin:
     """What `encoder=` means. Nothing is fetched and no weights are read.
+
+    Args:
+        location: what the person named.
+        settings: what weights of others are told besides.
+        setting: how messages name the setting that names the location.
 
     Raises:
         UserError: nothing there, no such architecture, or settings of `source` that do not belong to it.
     """
+    try:
+        return _find(location, settings)
+    except UserError as error:
+        if setting == "encoder":
+            raise
+        raise UserError(str(error).replace("encoder=", f"{setting}=")) from error
+
+
+def _find(location: str, settings: SourceSettings) -> Origin:
     if location.startswith(_HUB):
         return _of_hub(location, settings)
     if location.endswith(".safetensors"):
@@ -147,6 +161,16 @@ def record_pretrained(run: RunFolder, source: str | None) -> Origin | None:
         return None
     record_start(run, origin, load_origin(origin)[1])
     return origin
+
+
+def load_classifier(folder: Path) -> tuple[nn.Module, ModelCard, Parent]:
+    """A classifier of ours, head and all, in evaluation mode; its card; and what to record of it.
+
+    Raises:
+        UserError: weights that are damaged or do not fit to the last tensor.
+    """
+    model, card, digest = load_model(folder)
+    return model, card, Parent(path=str(folder), sha256=digest, kind=card.kind, ancestors=_ancestors(folder))
 
 
 def record_start(run: RunFolder, origin: Origin, parent: Parent, *, are_weights_used: bool = True) -> None:

@@ -14,19 +14,27 @@ from ssl_ft.config.transfer import FinetuneSettings
 
 # Where a method trains, these are decided by compress itself.
 _OWN = ("encoder", "source", "data", "strategy", "labels", "draw", "seed", "device", "threads", "out")
+# Where an encoder is distilled on unlabelled images, these have nothing to say.
+_OF_LABELS = ("labels", "draw", "label_seed", "max_drop")
+_OF_TRAINING_ON_LABELS = ("val_share", "patience", "label_smoothing", "imbalance", "mix", "batch_norm")
 
 
 class CompressSettings(Stage):
-    model: str = Field("", description="what is made smaller: a run that left a classifier, or the model folder in it")
+    model: str = Field(
+        "",
+        description="what is made smaller: a run that left a classifier, or the model folder in it; of "
+        "distill.kind=features an encoder, also timm:NAME",
+    )
     method: Literal["distill", "prune", "quantize"] = Field("distill", description="how it is made smaller")
     distill: DistillSettings | None = Field(None, description="of distill")
     prune: PruneSettings | None = Field(None, description="of prune")
     quantize: QuantizeSettings | None = Field(None, description="of quantize")
     data: Annotated[DataSettings, short("path")] | None = Field(
-        None, description="the labelled set; none: that of the model's run"
+        None, description="the labelled set, of distill.kind=features the images; none: that of the model's run"
     )
     labels: Budget | None = Field(None, description="labels that may be used; none: those of the model's run")
     draw: int | None = Field(None, ge=0, description="which draw of them; none: that of the model's run")
+    label_seed: int | None = Field(None, ge=0, description="seed they are drawn by; none: that of the model's run")
     finetune: FinetuneSettings = Field(
         FinetuneSettings(), description="how a student or a pruned model is trained; its strategy does not count"
     )
@@ -45,6 +53,12 @@ class CompressSettings(Stage):
         given = [f"finetune.{key}" for key in _OWN if key in self.finetune.model_fields_set]
         if given:
             problems.append(f"{' and '.join(given)}: compress sets these itself; leave them out")
+        if self.distill is not None and self.distill.kind == "features":
+            given = [key for key in _OF_LABELS if key in self.model_fields_set]
+            given += [f"finetune.{key}" for key in _OF_TRAINING_ON_LABELS if key in self.finetune.model_fields_set]
+            problems += [
+                f"{key} concerns labels, and distill.kind=features looks at none; leave it out" for key in given
+            ]
         problems += finetune_alone(self.finetune.model_fields_set, prefix="finetune.")
         if problems:
             raise ValueError("\n".join(problems))

@@ -51,6 +51,7 @@ _STAGE_TITLES = {
     "shift": "Shift",
     "selftrain": "Self-training",
     "adapt": "Adaptation",
+    "compress": "Compression",
 }
 
 

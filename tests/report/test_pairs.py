@@ -65,6 +65,14 @@ def test_an_adaptation_is_held_against_the_source_alone(tmp_path):
     assert "adapted to unlabelled images of another kind" in page
 
 
+def test_a_distilled_student_is_held_against_itself_alone(tmp_path):
+    names = ("student", "student alone")
+    sentence = finding(write_pair(tmp_path / "c", stage="compress", names=names, gain=(0.02, 0.01, 0.03)))
+    assert "the student reaches" in sentence
+    assert "the same student trained without a teacher 50.0 %" in sentence
+    assert "a gain." in sentence
+
+
 def test_a_shift_has_its_section(tmp_path):
     write_json(tmp_path / "s" / "result.json", result("shift"))
     write_json(tmp_path / "s" / "shift.json", SHIFT)
