@@ -29,6 +29,7 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "shift": config.ShiftSettings,
         "adapt": config.AdaptSettings,
         "selftrain": config.SelftrainSettings,
+        "tune": config.TuneSettings,
     }
     return classes[stage]
 
@@ -62,6 +63,8 @@ def _main_of(stage: str) -> Callable[[Any], int]:
             from pipelines.finetune import main
         case "compare":
             from pipelines.compare import main
+        case "tune":
+            from pipelines.tune import main
         case "advise":
             from pipelines.advise import main
         case "selftrain":

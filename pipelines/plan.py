@@ -10,6 +10,7 @@ from ssl_ft.build.cluster import batch_script
 from ssl_ft.build.comparison_work import plan_comparison
 from ssl_ft.build.pretraining import plan_pretraining
 from ssl_ft.build.shift import plan_shift
+from ssl_ft.build.tuning import plan_tuning
 from ssl_ft.handover import plan_labelled, pretrain_path
 
 
@@ -42,4 +43,6 @@ def plan_lines(settings: Any) -> list[str]:
             return plan_labelled(settings)
         case config.CompareSettings():
             return plan_comparison(settings)
+        case config.TuneSettings():
+            return plan_tuning(settings)
     return []
