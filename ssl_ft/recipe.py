@@ -333,7 +333,7 @@ def _hint(where: str, known: Sequence[tuple[str, str, str]]) -> str:
 def _is_key(part: int | str) -> bool:
     # Unions and literals put the names of their members into the location.
     return isinstance(part, int) or (
-        part.replace("_", "").isidentifier() and not part.startswith(("literal", "constrained"))
+        part.replace("_", "").replace(".", "").isidentifier() and not part.startswith(("literal", "constrained"))
     )
 
 
