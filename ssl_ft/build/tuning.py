@@ -16,7 +16,7 @@ from ssl_ft.build.labels import LabelSplit, split_budget
 from ssl_ft.build.parts import duration_in_steps, pretrain_plan
 from ssl_ft.build.pretraining import Pool, open_pool
 from ssl_ft.build.tasks import SCORE_NAMES
-from ssl_ft.build.transfer import finetune_plan
+from ssl_ft.build.transfer import finetune_plan, load_start
 from ssl_ft.build.tuning_space import open_space
 from ssl_ft.config import FinetuneSettings, PretrainSettings, TuneSettings
 from ssl_ft.config.tune import LENGTHS
@@ -125,7 +125,7 @@ def _about(labelled: handover.Labelled) -> dict[str, Any]:
     """What a score depends on beside settings, so that no two studies are mixed."""
     source, roles, origin = labelled.source, labelled.roles, labelled.origin
     train = source.subset(np.sort(np.concatenate([roles.train, roles.val]))).fingerprint()
-    return {"data": labelled.data.model_dump(mode="json"), "training_images": train, "encoder": origin.location}
+    return {"training_images": train, "encoder": load_start(origin)[1].sha256}
 
 
 def _finetune_lengths(
@@ -179,7 +179,12 @@ def _plan(
         mode="json", include={"stage", "space", "sampler", "pruner", "seed", "steps", "reduction", "score"}
     )
     base = settings.pretrain if settings.stage == "pretrain" else settings.finetune
-    told = [kept, base.model_dump(mode="json"), about, num_trials, None if ladder is None else ladder.first]
+    # Without paths: the brackets of Hyperband hang on the name, and are to be the same wherever things lie.
+    paths: dict[str, Any] = {
+        "data": {"path", "test_path"},
+        **({"encoder": True} if settings.stage == "finetune" else {}),
+    }
+    told = [kept, base.model_dump(mode="json", exclude=paths), about, num_trials, ladder and ladder.first]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
     return StudyPlan(
         f"{settings.stage}-{digest}", space, settings.sampler, settings.pruner, num_trials, settings.seed, ladder

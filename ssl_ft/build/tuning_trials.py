@@ -104,9 +104,10 @@ def _pretrain_trainer(
     def train_one(trial: RunningTrial) -> Outcome:
         settings = trial_settings(tuning.settings, trial.values)
         assert isinstance(settings, PretrainSettings), "stage=pretrain"
-        own = RunFolder(
-            trial_folder(run.path, trial.number), stage="pretrain", settings=settings.model_dump(mode="json")
-        )
+        folder = trial_folder(run.path, trial.number)
+        if not (folder / "manifest.json").is_file():  # a process was killed before it had begun
+            shutil.rmtree(folder, ignore_errors=True)
+        own = RunFolder(folder, stage="pretrain", settings=settings.model_dump(mode="json"))
         work, _, _ = assemble(settings, open_pool(settings) if is_pool_new else pool, own)
 
         def track(step: int, row: dict[str, Any]) -> None:

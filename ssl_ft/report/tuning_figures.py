@@ -38,10 +38,10 @@ def history_figure(study: StudyRecord, *, prefix: str) -> str:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        _share_axis(axes)
+        _score_axis(axes, study)
         axes.set_xlabel("training steps of all trials")
 
-    ends = f"best {formats.percent(best[-1][1])}" if best else "no trial was completed"
+    ends = f"best {formats.measured(study.score, best[-1][1])}" if best else "no trial was completed"
     description = f"Scores of {len(points)} trials over {steps:,} training steps; {ends}."
     return render(draw, size=_WIDE, font_size=11.5, prefix=prefix, description=description)
 
@@ -72,7 +72,7 @@ def importance_figure(study: StudyRecord, *, prefix: str) -> str:
 
 def parallel_figure(study: StudyRecord, *, prefix: str) -> str:
     """SVG with an axis for each setting and one for the score; a line is a trial, the best one drawn out."""
-    trials = [(last_value(trial), trial) for trial in study.trials]
+    trials = [(last_value(trial), trial) for trial in study.trials if len(trial.settings) == len(study.space)]
     known = sorted(((value, trial) for value, trial in trials if value is not None), key=lambda pair: pair[0])
     low, high = (known[0][0], known[-1][0]) if known else (0.0, 1.0)
 
@@ -90,7 +90,8 @@ def parallel_figure(study: StudyRecord, *, prefix: str) -> str:
                 alpha=1 if is_best else 0.45, zorder=3 if is_best else 2,
             )  # fmt: skip
         names = [*(own.name for own in study.space), study.score.replace("_", " ")]
-        for place, (name, marks) in enumerate(zip(names, [*map(_marks, study.space), _score_marks(low, high)], strict=True)):
+        marked = [*map(_marks, study.space), _score_marks(study, low, high)]
+        for place, (name, marks) in enumerate(zip(names, marked, strict=True)):
             axes.axvline(place, ymin=0.08, ymax=0.92, color=INK, linewidth=0.8)
             axes.text(place, 1.09, name, ha="center", va="bottom", weight="bold", parse_math=False)
             for height, text in marks:
@@ -128,17 +129,21 @@ def rung_figure(study: StudyRecord, *, prefix: str) -> str:
             ends = [max((step for step, _ in trial.reports), default=0) for trial in study.trials]
             marks = [*study.rungs, *([max(ends)] if max(ends, default=0) > study.rungs[-1] else [])]
             axes.set_xticks(marks)
-        _share_axis(axes)
+        _score_axis(axes, study)
         axes.set_xlabel("training steps of the trial")
 
     counts = ", ".join(f"{number} after {rung} steps" for rung, number in passed(study))
-    description = f"Scores of trials over their steps. Trials that went on: {counts}." if counts else "Scores of trials."
+    description = (
+        f"Scores of trials over their steps. Trials that went on: {counts}." if counts else "Scores of trials."
+    )
     return render(draw, size=_WIDE, font_size=11.5, prefix=prefix, description=description)
 
 
 def passed(study: StudyRecord) -> list[tuple[int, int]]:
     """(steps of a rung, trials that went on from there)."""
-    return [(rung, sum(trial.steps > rung and not _fell(trial, rung) for trial in study.trials)) for rung in study.rungs]
+    return [
+        (rung, sum(trial.steps > rung and not _fell(trial, rung) for trial in study.trials)) for rung in study.rungs
+    ]
 
 
 def last_value(trial: TrialRecord) -> float | None:
@@ -170,14 +175,16 @@ def _marks(own: RangeRecord) -> list[tuple[float, str]]:
     return [(0.0, f"{own.ends[0]:g}"), (1.0, f"{own.ends[1]:g}")]
 
 
-def _score_marks(low: float, high: float) -> list[tuple[float, str]]:
-    return [(0.0, formats.percent(low)), (1.0, formats.percent(high))] if high > low else [(0.5, formats.percent(low))]
+def _score_marks(study: StudyRecord, low: float, high: float) -> list[tuple[float, str]]:
+    ends = [(0.0, low), (1.0, high)] if high > low else [(0.5, low)]
+    return [(height, formats.measured(study.score, value)) for height, value in ends]
 
 
 def _columns(points: Any) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _share_axis(axes: Any) -> None:
+def _score_axis(axes: Any, study: StudyRecord) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}{formats.NBSP}%"))
+    if formats.is_share(study.score):
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}{formats.NBSP}%"))

@@ -59,9 +59,10 @@ def tuning_sentence(study: StudyRecord) -> str:
     if study.best is None:
         return f"No trial of {len(study.trials)} was trained to its end."
     best = study.trials[study.best]
+    reached = formats.measured(study.score, best.value or 0.0)
     chosen = ", ".join(f"{name} {formats.printable(plain_words(value))}" for name, value in best.settings.items())
     return (
-        f"The best of {len(study.trials)} settings tried reaches {formats.percent(best.value or 0.0)} {score}: {chosen}. "
+        f"The best of {len(study.trials)} settings tried reaches {reached} {score}: {chosen}. "
         "Test images were not looked at, and a score that was chosen by is flattered."
     )
 
@@ -91,7 +92,7 @@ def _accounts(study: StudyRecord) -> tuple[str, ...]:
         whole = study.most_steps * len(study.trials)
         lines.append(f"Trained to their end, as many trials could have taken {formats.counted(whole, 'step')}.")
     if study.rungs:
-        went_on = ", ".join(f"{number} from {rung} steps" for rung, number in passed(study))
+        went_on = ", ".join(f"{number} after {rung} steps" for rung, number in passed(study))
         lines.append(f"Trials that {_PRUNERS.get(study.pruner, study.pruner)} let go on: {went_on}.")
     if not study.importances:
         lines.append("Too few trials were completed to tell which settings matter.")
@@ -107,7 +108,7 @@ def _row(study: StudyRecord, trial: TrialRecord) -> tuple[str, ...]:
     value = last_value(trial)
     return (
         str(trial.number),
-        "" if value is None else formats.percent(value),
+        "" if value is None else formats.measured(study.score, value),
         formats.count(trial.steps),
         *(formats.printable(plain_words(trial.settings.get(own.name))) for own in study.space),
     )

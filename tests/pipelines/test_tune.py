@@ -61,7 +61,7 @@ def test_it_leaves_trials_a_recipe_and_a_result(tuned):
     assert found["val_accuracy"] == best
     assert found["trials"] == 6
     assert found["pruned_trials"] == study.count("pruned")
-    assert found["training_steps"] == sum(t.steps for t in study.trials) < 36
+    assert found["training_steps"] == sum(t.steps for t in study.trials) <= 36
     assert next(row for row in result["metrics"] if row["name"] == "val_accuracy")["split"] == "val"
     assert [path.name for path in (tuned / "claims").iterdir()] == []
 
@@ -97,6 +97,28 @@ def test_test_images_are_not_opened(tiny_runs, tmp_path):
     assert outcome.code == 0, outcome.err
     assert plain(read_records(tmp_path / "a")) == plain(read_records(tmp_path / "b"))
     assert photos.is_dir()
+
+
+def test_a_trial_that_falls_behind_stops_at_its_rung(tiny_runs, tmp_path):
+    """Dark and bright images, told apart after three steps at a rate that learns; at the other rate never."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    images = generator.integers(0, 80, (60, 16, 16, 3)) + 170 * labels[:, None, None, None]
+    np.savez(tmp_path / "light.npz", images=images.astype(np.uint8), labels=labels)
+    words = ["space.optim.rate={type: categorical, choices: [1e-9, 3e-2]}", "pruner=asha", "first_rung=3", "trials=6"]
+    words += [f"finetune.data={tmp_path / 'light.npz'}", "finetune.strategy=scratch", "sampler=random"]
+    base = [w for w in tune(tiny_runs / "pretrain", tmp_path / "run", *words) if w != "steps=6"]
+    outcome = run_command([*base, "steps=12"])
+    assert outcome.code == 0, outcome.err
+    study = read_records(tmp_path / "run")
+    assert study.rungs == (3, 9)
+    stopped = [t for t in study.trials if t.state == "pruned"]
+    assert stopped
+    assert {t.settings["optim.rate"] for t in stopped} == {1e-9}
+    assert {t.steps for t in stopped} <= {3, 9}
+    assert all(t.reports[-1][0] == t.steps for t in stopped), "nothing is computed after the evaluation"
+    assert study.trials[study.best].settings["optim.rate"] == 3e-2
+    assert study.num_steps < 6 * 12
 
 
 def test_a_lost_result_is_written_again_from_the_journal(tuned, tmp_path, tiny_runs):
@@ -160,11 +182,15 @@ def test_two_workers_killed_and_gone_on_with_find_what_one_does(tuned, tiny_runs
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert run_command(words).code == 0
-    alone = tune(tiny_runs / "pretrain", tmp_path / "alone", RATE, STRATEGY, "sampler=random", "pruner=none", "trials=6")
+    alone = tune(
+        tiny_runs / "pretrain", tmp_path / "alone", RATE, STRATEGY, "sampler=random", "pruner=none", "trials=6"
+    )
     assert run_command(alone).code == 0
     assert plain(read_records(tmp_path / "run")) == plain(read_records(tmp_path / "alone"))
     # Settings at random depend on the trial's number alone, whatever stops trials.
-    assert [t.settings for t in read_records(tuned).trials] == [t.settings for t in read_records(tmp_path / "run").trials]
+    assert [t.settings for t in read_records(tuned).trials] == [
+        t.settings for t in read_records(tmp_path / "run").trials
+    ]
 
 
 def entry(name: str, **range_: object) -> str:
@@ -176,19 +202,31 @@ def entry(name: str, **range_: object) -> str:
     [
         ([], r"space names no setting to search; write for example space.optim.rate="),
         (["space={}"], r"space names no setting to search"),
-        ([entry("optim.rat", type="float", low=1, high=2)], r"space.optim.rat: unknown setting; did you mean optim.rate?"),
+        (
+            [entry("optim.rat", type="float", low=1, high=2)],
+            r"space.optim.rat: unknown setting; did you mean optim.rate?",
+        ),
         ([entry("optim.rate", type="float", low=2, high=1)], r"space.optim.rate: low=2 must be less than high=1"),
         ([entry("optim.rate", type="float", low=0, high=1, log=True)], r"log: low=0 must be more than 0"),
-        ([entry("optim.rate", type="float", low=0.1, high=1, log=True, step=0.1)], r"step=0.1 and log do not go together"),
+        (
+            [entry("optim.rate", type="float", low=0.1, high=1, log=True, step=0.1)],
+            r"step=0.1 and log do not go together",
+        ),
         ([entry("optim.rate", type="float", low=0.1, high=1, step=0.4)], r"plus a multiple of step=0.4"),
         ([entry("optim.rate", type="float", low=0.1)], r"type=float needs low and high"),
         ([entry("optim.rate", type="float", choices=[1, 2])], r"choices concern type=categorical"),
         ([entry("epochs", type="int", low=1, high=2.5)], r"type=int takes whole numbers, not high=2.5"),
-        ([entry("optim.rate", type="real", low=0.1, high=1)], r"space.optim.rate.type: must be 'float', 'int' or 'categorical'"),
+        (
+            [entry("optim.rate", type="real", low=0.1, high=1)],
+            r"space.optim.rate.type: must be 'float', 'int' or 'categorical'",
+        ),
         ([entry("strategy", type="categorical")], r"type=categorical needs choices"),
         ([entry("strategy", type="categorical", choices=["full"], log=True)], r"log concerns type=float and type=int"),
         ([entry("strategy", type="categorical", choices=["full", "full"])], r"names a value twice"),
-        ([entry("strategy", type="categorical", choices=["full", "magic"])], r"space.strategy: must be 'scratch'.*magic"),
+        (
+            [entry("strategy", type="categorical", choices=["full", "magic"])],
+            r"space.strategy: must be 'scratch'.*magic",
+        ),
         ([entry("optim.rate", type="categorical", choices=["fast", 0.1])], r"space.optim.rate: must be a number"),
         ([entry("patience", type="float", low=1, high=4)], r"space.patience: takes whole numbers; write type: int"),
         ([entry("strategy", type="int", low=1, high=4)], r"takes no range of numbers; .*choices: \[.*full"),
@@ -265,7 +303,9 @@ def test_every_trial_failing_is_told_with_the_reason(tiny_runs, tmp_path):
     words = ["space.optim.rate={type: categorical, choices: [1e30, 1e31]}", "finetune.optim=sgd", "trials=2"]
     outcome = run_command(tune(tiny_runs / "pretrain", tmp_path / "run", *words, "pruner=none"))
     assert outcome.code == 2
-    assert "not one of the 2 trials was trained to its end: the loss or its gradient stopped being finite" in outcome.err
+    assert (
+        "not one of the 2 trials was trained to its end: the loss or its gradient stopped being finite" in outcome.err
+    )
     assert [t for t in (tmp_path / "run").iterdir() if t.name == "result.json"] == []
 
 

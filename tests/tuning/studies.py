@@ -12,7 +12,7 @@ RATE = Dimension("optim.rate", "float", 1e-4, 1.0, is_log=True)
 DEPTH = Dimension("depth", "int", 1, 4)
 NAME = Dimension("name", "categorical", choices=("a", "b", None))
 SPACE = (RATE, DEPTH, NAME)
-GRID = (Dimension("share", "float", 0.1, 0.4, step=0.1), Dimension("depth", "int", 1, 3), NAME)
+GRID = (Dimension("share", "float", 0.1, 0.3, step=0.1), Dimension("depth", "int", 1, 2), NAME)
 STEPS = 27
 # Each report is a line of the journal, synced to disk.
 EVALUATED = (1, 3, 9, 27)
