@@ -6,6 +6,7 @@ A trial's settings are made here too, from those of the recipe and the values ch
 import copy
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal, get_args, get_origin
 
 from ssl_ft.config import FinetuneSettings, PretrainSettings, TuneSettings
@@ -50,10 +51,21 @@ def open_space(settings: TuneSettings) -> tuple[Dimension, ...]:
         UserError: every mistake, one a line: names that are no settings, ranges of another type, ends or choices that
             the stage's own settings refuse.
     """
+    if not settings.space:
+        raise UserError(
+            "space names no setting to search; write for example space.optim.rate='{type: float, low: 1e-4, high: 1e-1, "
+            "log: true}', or a recipe with a section space"
+        )
     space, problems = [], []
     for name, own in sorted(settings.space.items()):
         dimension = Dimension(
-            name, own.type, own.low or 0.0, own.high or 0.0, own.step, own.log, tuple(map(_plain, own.choices or ()))
+            name,
+            own.type,
+            own.low or 0.0,
+            own.high or 0.0,
+            own.step,
+            own.log,
+            _plain(settings.stage, name, own.choices or ()),
         )
         sentence = _name_problem(settings.stage, name) or _type_problem(settings.stage, dimension)
         if sentence:
@@ -94,8 +106,18 @@ def trial_settings(settings: TuneSettings, values: dict[str, Any]) -> StageSetti
     return made
 
 
-def _plain(choice: Any) -> Any:
-    return list(choice) if isinstance(choice, tuple) else choice
+def _plain(stage: str, name: str, choices: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Choices as a recipe would hold them; numbers that YAML takes for texts, such as 1e-4, as the numbers they are."""
+    types = setting_types(CLASSES[stage], name)
+    is_number = float in types and str not in types
+
+    def plain(choice: Any) -> Any:
+        if isinstance(choice, str) and is_number:
+            with suppress(ValueError):
+                return float(choice)
+        return choice
+
+    return tuple(map(plain, choices))
 
 
 def _name_problem(stage: str, name: str) -> str:

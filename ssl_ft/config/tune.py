@@ -128,9 +128,6 @@ class TuneSettings(Stage):
                 problems.append(f"{' and '.join(given)}: steps={self.steps} says how long trials are; give one of them")
         if self.stage == "finetune" and "score" in self.model_fields_set:
             problems.append("score concerns stage=pretrain; a fine-tuning is judged by its score on val, leave it out")
-        if not self.space:
-            problems.append("space names no setting to search; write for example space.optim.rate='{type: float, "
-                            "low: 1e-4, high: 1e-1, log: true}'")  # fmt: skip
         if self.sampler == "grid":
             endless = [k for k, v in self.space.items() if v.type == "float" and v.step is None]
             problems += [

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ssl_ft.report import formats
-from ssl_ft.report.svg import INK, MUTED, RULE, SERIES, render
+from ssl_ft.report.svg import INK, MUTED, PAGE, RULE, SERIES, render
 from ssl_ft.tuning.records import RangeRecord, StudyRecord, TrialRecord
 from ssl_ft.tuning.space import plain_words
 
@@ -95,7 +95,10 @@ def parallel_figure(study: StudyRecord, *, prefix: str) -> str:
             axes.axvline(place, ymin=0.08, ymax=0.92, color=INK, linewidth=0.8)
             axes.text(place, 1.09, name, ha="center", va="bottom", weight="bold", parse_math=False)
             for height, text in marks:
-                axes.text(place + 0.03, height, text, va="center", color=MUTED, zorder=4, parse_math=False)
+                axes.text(
+                    place + 0.03, height, text, va="center", color=INK, zorder=4, parse_math=False,
+                    bbox={"facecolor": PAGE, "edgecolor": "none", "alpha": 0.75, "pad": 1},
+                )  # fmt: skip
         axes.set_ylim(-0.095, 1.095)
         axes.set_xlim(-0.3, len(names) - 0.5)
 

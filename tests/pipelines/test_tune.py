@@ -100,25 +100,26 @@ def test_test_images_are_not_opened(tiny_runs, tmp_path):
 
 
 def test_a_trial_that_falls_behind_stops_at_its_rung(tiny_runs, tmp_path):
-    """Dark and bright images, told apart after three steps at a rate that learns; at the other rate never."""
+    """Dark and bright images, told apart after some steps at a rate that learns; at the other rate never."""
     generator = np.random.default_rng(0)
     labels = np.arange(60) % 2
     images = generator.integers(0, 80, (60, 16, 16, 3)) + 170 * labels[:, None, None, None]
     np.savez(tmp_path / "light.npz", images=images.astype(np.uint8), labels=labels)
-    words = ["space.optim.rate={type: categorical, choices: [1e-9, 3e-2]}", "pruner=asha", "first_rung=3", "trials=6"]
-    words += [f"finetune.data={tmp_path / 'light.npz'}", "finetune.strategy=scratch", "sampler=random"]
+    words = ["space.optim.rate={type: categorical, choices: [1e-9, 3e-2]}", "pruner=asha", "first_rung=8", "trials=6"]
+    words += [f"finetune.data={tmp_path / 'light.npz'}", "finetune.strategy=probe", "sampler=random"]
+    words += ["finetune.probe.head=trained", "finetune.patience=30", "finetune.optim.warmup=0"]
     base = [w for w in tune(tiny_runs / "pretrain", tmp_path / "run", *words) if w != "steps=6"]
-    outcome = run_command([*base, "steps=12"])
+    outcome = run_command([*base, "steps=24"])
     assert outcome.code == 0, outcome.err
     study = read_records(tmp_path / "run")
-    assert study.rungs == (3, 9)
+    assert study.rungs == (8,)
     stopped = [t for t in study.trials if t.state == "pruned"]
     assert stopped
     assert {t.settings["optim.rate"] for t in stopped} == {1e-9}
-    assert {t.steps for t in stopped} <= {3, 9}
+    assert {t.steps for t in stopped} == {8}
     assert all(t.reports[-1][0] == t.steps for t in stopped), "nothing is computed after the evaluation"
     assert study.trials[study.best].settings["optim.rate"] == 3e-2
-    assert study.num_steps < 6 * 12
+    assert study.num_steps == 24 * (6 - len(stopped)) + 8 * len(stopped)
 
 
 def test_a_lost_result_is_written_again_from_the_journal(tuned, tmp_path, tiny_runs):
