@@ -53,8 +53,8 @@ def open_space(settings: TuneSettings) -> tuple[Dimension, ...]:
     """
     if not settings.space:
         raise UserError(
-            "space names no setting to search; write for example space.optim.rate='{type: float, low: 1e-4, high: 1e-1, "
-            "log: true}', or a recipe with a section space"
+            "space names no setting to search; write for example space.optim.rate='{type: float, low: 1e-4, high: "
+            "1e-1, log: true}', or a recipe with a section space"
         )
     space, problems = [], []
     for name, own in sorted(settings.space.items()):
