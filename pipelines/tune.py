@@ -64,7 +64,7 @@ def run_worker(settings: TuneSettings) -> int:
 
 def _say(tuning: Tuning, study: SharedStudy, trial: TrialRecord) -> None:
     """A line on a trial that ended."""
-    record = study_record(tuning, study)
+    record = study_record(tuning, study, importances={})
     ended = {"complete": f"{tuning.score} {trial.value or 0:.4f}", "pruned": "pruned", "failed": trial.reason}
     best = "" if record.best is None else f"; best {record.trials[record.best].value:.4f} (trial {record.best})"
     place = f"{len(record.in_order())} of {tuning.plan.num_trials} over"

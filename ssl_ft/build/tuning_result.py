@@ -27,7 +27,7 @@ def write_result(tuning: Tuning, study: SharedStudy, run: RunFolder, *, device: 
     Raises:
         UserError: no trial was trained to its end.
     """
-    record = study_record(tuning, study)
+    record = study_record(tuning, study, importances=study.importances())
     if record.best is None:
         reasons = [trial.reason for trial in record.trials if trial.reason]
         why = reasons[-1] if reasons else "all were pruned"
@@ -56,8 +56,8 @@ def write_result(tuning: Tuning, study: SharedStudy, run: RunFolder, *, device: 
     )
 
 
-def study_record(tuning: Tuning, study: SharedStudy) -> StudyRecord:
-    """The study as it stands."""
+def study_record(tuning: Tuning, study: SharedStudy, *, importances: dict[str, float]) -> StudyRecord:
+    """The study as it stands, with importances, which take seconds to work out."""
     plan, trials = tuning.plan, study.records()
     done = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
     best = max(done, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
@@ -71,7 +71,7 @@ def study_record(tuning: Tuning, study: SharedStudy) -> StudyRecord:
         space=tuple(map(_range_record, plan.space)),
         trials=trials,
         best=None if best is None else best.number,
-        importances=study.importances(),
+        importances=importances,
     )
 
 
