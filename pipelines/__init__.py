@@ -1,5 +1,6 @@
 """The stages, one thin file each: `main(settings) -> exit code`. A stage calls `ssl_ft` and leaves a run folder."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "adapt": config.AdaptSettings,
         "selftrain": config.SelftrainSettings,
         "compress": config.CompressSettings,
+        "tune": config.TuneSettings,
     }
     return classes[stage]
 
@@ -45,44 +47,6 @@ def stage_main(stage: str, settings: Any, *, is_dry: bool) -> int:
 
 def _main_of(stage: str) -> Callable[[Any], int]:
     """A stage's function; each is imported only when it runs."""
-    main: Callable[[Any], int]
-    match stage:
-        case "demo" | "run":
-            from pipelines.run_all import main
-        case "index":
-            from pipelines.index import main
-        case "doctor":
-            from pipelines.doctor import main
-        case "pretrain":
-            from pipelines.pretrain import main
-        case "probe":
-            from pipelines.probe import main
-        case "shift":
-            from pipelines.shift import main
-        case "finetune":
-            from pipelines.finetune import main
-        case "compare":
-            from pipelines.compare import main
-        case "advise":
-            from pipelines.advise import main
-        case "selftrain":
-            from pipelines.selftrain import main
-        case "adapt":
-            from pipelines.adapt import main
-        case "compress":
-            from pipelines.compress import main
-        case "predict":
-            from pipelines.predict import main
-        case "embed":
-            from pipelines.embed import main
-        case "neighbors":
-            from pipelines.neighbors import main
-        case "suggest":
-            from pipelines.suggest import main
-        case "report":
-            from pipelines.report import main
-        case "bench":
-            from pipelines.bench import main
-        case _:
-            raise AssertionError(f"no stage {stage!r}")
+    module = "run_all" if stage in ("demo", "run") else stage
+    main: Callable[[Any], int] = importlib.import_module(f"pipelines.{module}").main
     return main

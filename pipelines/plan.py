@@ -13,6 +13,7 @@ from ssl_ft.build.continuing import plan_adaptation
 from ssl_ft.build.pretraining import plan_pretraining
 from ssl_ft.build.shift import plan_shift
 from ssl_ft.build.suggesting import plan_suggestions
+from ssl_ft.build.tuning import plan_tuning
 from ssl_ft.handover import plan_labelled, pretrain_path
 
 
@@ -51,4 +52,6 @@ def plan_lines(settings: Any) -> list[str]:
             return plan_compression(settings)
         case config.CompareSettings():
             return plan_comparison(settings)
+        case config.TuneSettings():
+            return plan_tuning(settings)
     return []

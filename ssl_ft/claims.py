@@ -45,8 +45,12 @@ class Claim:
         self._is_over.set()
         self._thread.join()
         # Taken over while this process was stopped or asleep, it is another's to give back.
-        if _read(self.path) == self.mark:
+        if self.is_mine():
             self.path.unlink(missing_ok=True)
+
+    def is_mine(self) -> bool:
+        """Whether the claim is still this one's."""
+        return _read(self.path) == self.mark
 
     def _beat(self) -> None:
         while not self._is_over.wait(HEARTBEAT_S):

@@ -20,6 +20,7 @@ STAGES = {
     "shift": "how far a target's images lie from the pool an encoder was pretrained on",
     "finetune": "train a classifier from an encoder and a few labels",
     "compare": "every strategy of finetune over label budgets and draws: which to take, and how sure that is",
+    "tune": "search settings of finetune or pretrain: which are best on val, by how many trainings",
     "advise": "which strategy to start with, before any training, and how good such advice was",
     "selftrain": "finetune, then learn from the classifier's own labels on unlabelled images",
     "adapt": "a classifier for a target without labels, from a labelled source of another kind",

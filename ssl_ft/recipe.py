@@ -73,15 +73,38 @@ def load_settings(cls: type[S], *, recipe: str | None, overrides: Sequence[str])
                 raise UserError(f"{key} is given twice, as {given[key]!r} and as {pair!r}; give it once")
             given[key] = pair
             _put(tree, key, value, pair)
+    settings, problems = checked(cls, tree)
+    if settings is None:
+        head = "1 setting is wrong" if len(problems) == 1 else f"{len(problems)} settings are wrong"
+        raise UserError("\n  ".join([f"{head}:", *problems]))
+    return settings
+
+
+def checked(cls: type[S], tree: Mapping[str, Any]) -> tuple[S | None, list[str]]:
+    """Settings from plain values, and a sentence for each mistake; None where there is one."""
     problems = list(_booleans(cls, tree))
+    settings = None
     try:
         settings = cls.model_validate(tree)
     except ValidationError as error:
         problems = [*_sentences(error, list(describe(cls))), *problems]
-    if problems:
-        head = "1 setting is wrong" if len(problems) == 1 else f"{len(problems)} settings are wrong"
-        raise UserError("\n  ".join([f"{head}:", *problems]))
-    return settings
+    return (None if problems else settings), problems
+
+
+def unknown_setting(cls: type[BaseModel], name: str) -> str:
+    """What to say of a dotted name that is no setting of a class: the nearest name, or where to look; else empty."""
+    known = list(describe(cls))
+    return "" if name in {each for each, _, _ in known} else f"unknown setting{_hint(name, known)}"
+
+
+def setting_types(cls: type[BaseModel], name: str) -> set[Any]:
+    """The types that a dotted setting may have, without None."""
+    return _members(_annotation(cls, name))
+
+
+def put(tree: dict[str, Any], name: str, value: Any) -> None:
+    """Give a dotted setting of plain values its value; sections are made where they are absent."""
+    _put(tree, name, value, f"{name}={value}")
 
 
 def _own_section(cls: type[BaseModel], tree: dict[str, Any]) -> dict[str, Any]:
@@ -310,7 +333,7 @@ def _hint(where: str, known: Sequence[tuple[str, str, str]]) -> str:
 def _is_key(part: int | str) -> bool:
     # Unions and literals put the names of their members into the location.
     return isinstance(part, int) or (
-        part.replace("_", "").isidentifier() and not part.startswith(("literal", "constrained"))
+        part.replace("_", "").replace(".", "").isidentifier() and not part.startswith(("literal", "constrained"))
     )
 
 

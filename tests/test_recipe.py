@@ -10,6 +10,7 @@ from ssl_ft.config import (
     ProbeSettings,
     ReportSettings,
     RunSettings,
+    TuneSettings,
 )
 from ssl_ft.errors import UserError
 from ssl_ft.recipe import describe, load_settings, recipe_names
@@ -57,7 +58,7 @@ class TestValues:
 
     @pytest.mark.parametrize("name", recipe_names())
     def test_recipes_that_come_along_are_valid(self, name):
-        for cls in (RunSettings, PretrainSettings, CompareSettings):
+        for cls in (RunSettings, PretrainSettings, CompareSettings, TuneSettings):
             try:
                 load_settings(cls, recipe=name, overrides=[])
             except UserError:

@@ -27,6 +27,7 @@ from ssl_ft.config.strategies import (
     PartialSettings,
 )
 from ssl_ft.config.transfer import FinetuneSettings, PredictSettings, ProbeSettings, RunSettings
+from ssl_ft.config.tune import RangeSettings, TuneSettings
 
 __all__ = [
     "AdaptSettings",
@@ -61,11 +62,13 @@ __all__ = [
     "ProbeSettings",
     "PruneSettings",
     "QuantizeSettings",
+    "RangeSettings",
     "ReportSettings",
     "RunSettings",
     "SelftrainSettings",
     "ShiftSettings",
     "SourceSettings",
     "SuggestSettings",
+    "TuneSettings",
     "ViewSettings",
 ]

@@ -26,6 +26,8 @@ from ssl_ft.report.target_files import (
     read_target_predictions,
     read_target_table,
 )
+from ssl_ft.report.tuning_section import read_tuning
+from ssl_ft.tuning.records import RECORDS, StudyRecord
 
 Content = TypeVar("Content")
 
@@ -107,6 +109,7 @@ class Extras:
     shift: ShiftFile | None = None
     target_table: TargetTable | None = None
     target_predictions: TargetPredictions | None = None
+    tuning: StudyRecord | None = None
 
 
 def read_extras(folder: Path, problems: list[str]) -> Extras:
@@ -140,6 +143,7 @@ def read_extras(folder: Path, problems: list[str]) -> Extras:
         shift=_guarded(read_shift, folder / "shift.json", None, problems),
         target_table=target_table,
         target_predictions=_guarded(read_target_predictions, folder / "target_predictions.npz", None, problems),
+        tuning=_guarded(read_tuning, folder / RECORDS, None, problems),
     )
 
 

@@ -24,6 +24,7 @@ from ssl_ft.report.lineage import lineage_columns
 from ssl_ft.report.runs import Gathered, Run, gather_runs
 from ssl_ft.report.shift_section import ShiftView, shift_view
 from ssl_ft.report.target_views import TargetView, target_finding, target_view
+from ssl_ft.report.tuning_section import TuningView, tuning_view
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class RunView:
     duplicates: sections.Table
     settings: sections.Table
     shift: ShiftView | None = None
+    tuning: TuningView | None = None
 
 
 def write_report(run_folders: Sequence[Path], output: Path, *, title: str) -> Path:
@@ -135,6 +137,7 @@ def _view(run: Run, prefix: str) -> RunView:
         duplicates=sections.duplicates_table(run),
         settings=sections.settings_table(run),
         shift=None if run.extras.shift is None else shift_view(run.extras.shift, prefix=f"{prefix}-shift"),
+        tuning=None if run.extras.tuning is None else tuning_view(run.extras.tuning, prefix=f"{prefix}-tuning"),
     )
 
 

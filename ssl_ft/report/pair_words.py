@@ -22,6 +22,7 @@ _USED = {
     "selftrain": "A teacher labelled unlabelled images, and students learnt from that; the best on val was kept.",
     "adapt": "A classifier was trained on a labelled source and adapted to unlabelled images of another kind.",
     "compress": "A trained model was made smaller.",
+    "tune": "Settings were tried in many trainings and chosen on val; test was not looked at.",
     "shift": "The target's images were compared with those the encoder was pretrained on; no label was looked at.",
 }
 

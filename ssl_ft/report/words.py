@@ -12,6 +12,7 @@ from ssl_ft.report.formats import Budget, listed
 from ssl_ft.report.pair_words import PAIR_BASELINES, PAIR_WORDS, paired_verdict, stage_account
 from ssl_ft.report.runs import DataUse, Metric, Run
 from ssl_ft.report.shift_section import shift_sentence
+from ssl_ft.report.tuning_section import tuning_sentence
 
 _BASELINES = ("pixels", "untrained", "scratch", *PAIR_BASELINES)
 _WORDS_IN_SENTENCE = {
@@ -52,6 +53,7 @@ _STAGE_TITLES = {
     "selftrain": "Self-training",
     "adapt": "Adaptation",
     "compress": "Compression",
+    "tune": "Tuning",
 }
 
 
@@ -64,6 +66,8 @@ def finding(run: Run) -> str:
     """The answer of one judged run, as one or two sentences; empty where it has no accuracy."""
     if run.extras.shift is not None:
         return shift_sentence(run.extras.shift)
+    if run.extras.tuning is not None:
+        return tuning_sentence(run.extras.tuning)
     scores = accuracies(run)
     subject = next((model for model in scores if model not in _BASELINES), None)
     if subject is None:

@@ -24,7 +24,7 @@ def pretrain_settings(name: str, *overrides: str) -> PretrainSettings:
     return load_settings(PretrainSettings, recipe=name, overrides=overrides)
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.startswith("compare-")])
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.startswith(("compare-", "tune-"))])
 def test_a_recipe_builds(name, photos, tmp_path):
     settings = pretrain_settings(
         name, f"data.path={photos}", "data.test_split=test", "batch_size=8", "duration=2 steps", "eval_images=8",

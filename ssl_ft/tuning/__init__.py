@@ -1,0 +1,1 @@
+"""Searching for settings: ranges, a study that processes share, what each trial took. Training is the caller's."""

@@ -1,0 +1,46 @@
+"""Rungs at which trials are judged: how many steps stand below each, and how many brackets begin at which.
+
+Li et al. 2018, "Hyperband", in the asynchronous form of Li et al. 2020, "A system for massively parallel
+hyperparameter tuning" (ASHA): a trial goes on from a rung where it is among the best 1/reduction seen there so far.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The rungs of a study.
+
+    Attributes:
+        first: steps below the lowest rung.
+        reduction: a rung has this many times the steps of the one below it.
+        most: steps of a whole trial; no rung stands there.
+    """
+
+    first: int
+    reduction: int
+    most: int
+
+    def rungs(self) -> tuple[int, ...]:
+        """Steps below each rung, ascending."""
+        found, steps = [], self.first
+        while steps < self.most:
+            found.append(steps)
+            steps *= self.reduction
+        return tuple(found)
+
+    @property
+    def top(self) -> int:
+        """Steps of the rung that would come next, where no trial is judged any more: `most` or more."""
+        return int(self.first * self.reduction ** len(self.rungs()))
+
+
+def default_first(most: int, *, reduction: int, interval: int) -> int:
+    """Steps below the lowest rung of about four brackets; not before the first evaluation.
+
+    Args:
+        most: steps of a whole trial.
+        reduction: of the ladder.
+        interval: steps between evaluations.
+    """
+    return max(-(-most // reduction**3), interval, 1)
