@@ -120,7 +120,10 @@ def _calibration_images(settings: QuantizeSettings, work: Work) -> NDArray[np.ui
     if not len(read.indices):
         raise UserError(f"quantize.images={wanted}: none of the {len(chosen)} images of {where} could be read")
     if len(read.indices) < wanted:
-        work.run.note(f"ranges are read from {len(read.indices)} images, all there are; quantize.images={wanted} asked")
+        work.run.note(
+            f"ranges are read from {len(read.indices)} training images, all that can be read; quantize.images={wanted} "
+            "asks for more"
+        )
     return read.pixels
 
 

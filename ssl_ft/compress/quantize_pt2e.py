@@ -77,6 +77,7 @@ def _fold_batch_norms(graph: fx.GraphModule) -> None:
             continue
         _fold(graph, before, node)
     graph.graph.eliminate_dead_code()
+    _drop_unread(graph)
     graph.recompile()
 
 
@@ -198,7 +199,7 @@ def _converted(prepared: fx.GraphModule) -> fx.GraphModule:
 
 
 def _drop_unread(graph: fx.GraphModule) -> None:
-    """Take out the float32 weights that conversion leaves beside the int8 ones: they would be written too."""
+    """Take out weights that nothing reads any more, folded or made integers: they would be written too."""
     read = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
     for module_name, module in graph.named_modules():
         for store in (module._parameters, module._buffers):

@@ -85,7 +85,7 @@ def test_a_resnet_is_quantized_on_training_images_alone(tmp_path):
     assert small.distance(written(work, made, tmp_path / "exported"), outputs_of(work)) < 0.1
     notes = " ".join(work.run.notes)
     assert "test_resnet is quantized statically: convolutions hold most" in notes
-    assert "ranges are read from 24 images, all there are; quantize.images=512 asked" in notes
+    assert "ranges are read from 24 training images, all that can be read; quantize.images=512 asks for more" in notes
     assert "16 layers in 8 bits, 100.0% of the layers' weights; no layer stays in float32" in notes
 
 

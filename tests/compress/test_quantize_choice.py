@@ -7,7 +7,7 @@ from torch import nn
 
 from ssl_ft.compress import quantize_choice
 from ssl_ft.compress.quantize_choice import Weights, check_kind, choose_kind, count_weights, needs_reduced_range
-from ssl_ft.config import CompressSettings
+from ssl_ft.config import CompressSettings, QuantizeSettings
 from ssl_ft.errors import UserError
 from tests.transfer.classifiers import plain
 
@@ -90,5 +90,5 @@ def test_settings_that_do_not_go_together_are_refused(tree, message):
 
 
 def test_settings_written_out_in_full_are_read_again():
-    settings = CompressSettings.model_validate({"method": "quantize", "quantize": {"kind": "dynamic"}})
-    assert CompressSettings.model_validate(settings.model_dump(mode="json")) == settings
+    settings = QuantizeSettings(kind="dynamic")
+    assert QuantizeSettings.model_validate(settings.model_dump(mode="json")) == settings

@@ -96,14 +96,12 @@ def test_gradients_pass_through_rounding_to_every_weight(plain):
     graph = capture(plain, channels=3, size=small.SIDE)
     graph(IMAGES[0]).square().sum().backward()
     wanted = dict(graph.named_parameters())
-    compared = 0
-    for name, parameter in model.graph.named_parameters():
-        if parameter.grad is None:  # folded away
-            continue
+    found = dict(model.graph.named_parameters())
+    assert len(found) == 6
+    assert set(found) == set(wanted)
+    for name, parameter in found.items():
         angle = torch.cosine_similarity(parameter.grad.flatten(), wanted[name].grad.flatten(), dim=0)
         assert angle > 0.95, name
-        compared += 1
-    assert compared == 6
 
 
 @pytest.mark.parametrize("reduce_range", [False, True])
