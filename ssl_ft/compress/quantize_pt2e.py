@@ -5,7 +5,9 @@ Not here: where an ONNX graph is rounded (`quantize_layout.py`), post-training b
 
 import copy
 import operator
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,7 +64,7 @@ def capture(model: nn.Module, *, channels: int, size: int) -> fx.GraphModule:
     example = (torch.zeros(2, channels, size, size),)
     batch = torch.export.Dim("batch", min=1, max=_MOST_IMAGES)
     exported = torch.export.export(copy.deepcopy(model).eval(), example, dynamic_shapes=({0: batch},))
-    graph = cast(fx.GraphModule, exported.module(check_guards=False))
+    graph = exported.module(check_guards=False)
     _fold_batch_norms(graph)
     return graph
 
@@ -141,7 +143,8 @@ def prepare_rounded(
     layout = _x86(is_qat=True, reduce_range=reduce_range)
     if engine == "onnxruntime":
         layout = OnnxLayout(is_convnet=is_convnet, reduce_range=reduce_range)
-    model = RoundedModel(prepare_qat_pt2e(graph, layout))
+    with _without_pooling_warning():
+        model = RoundedModel(prepare_qat_pt2e(graph, layout))
     _observe(model.train(), batches)
     return model
 
@@ -154,6 +157,14 @@ def _x86(*, is_qat: bool, reduce_range: bool) -> Any:  # Any: torchao's quantize
         # Its own for training takes other scales while training than at conversion.
         config = x86.QuantizationConfig(activations(), activations(), weights(reduce_range=reduce_range), None, True)
     return x86.X86InductorQuantizer().set_global(config)
+
+
+@contextmanager
+def _without_pooling_warning() -> Iterator[None]:
+    """Let torchao leave a pooling in float32 without the whole configuration on stderr: it says no more than that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The input of maxpool2d is not quantized", UserWarning)
+        yield
 
 
 @torch.no_grad()
@@ -172,7 +183,8 @@ def calibrated(graph: fx.GraphModule, batches: Iterable[Tensor], *, reduce_range
     """
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
-    prepared = prepare_pt2e(graph, _x86(is_qat=False, reduce_range=reduce_range))
+    with _without_pooling_warning():
+        prepared = prepare_pt2e(graph, _x86(is_qat=False, reduce_range=reduce_range))
     _observe(prepared, batches)
     return _converted(prepared)
 
