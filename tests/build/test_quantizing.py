@@ -79,6 +79,7 @@ def test_a_vit_is_quantized_dynamically_and_told_why(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in work.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_resnet_is_quantized_on_training_images_alone(tmp_path):
     work = work_of("resnet", tmp_path)
     made = quantize(work)
@@ -89,6 +90,7 @@ def test_a_resnet_is_quantized_on_training_images_alone(tmp_path):
     assert "16 layers in 8 bits, 100.0% of the layers' weights; no layer stays in float32" in notes
 
 
+@pytest.mark.slow
 def test_calibration_images_are_drawn_by_the_seed(tmp_path):
     files = []
     for number, seed in enumerate((0, 0, 1)):
@@ -99,6 +101,7 @@ def test_calibration_images_are_drawn_by_the_seed(tmp_path):
     assert files[0] != files[2]
 
 
+@pytest.mark.slow
 def test_training_in_8_bits_learns_and_its_file_computes_the_same(tmp_path):
     work = work_of("resnet", tmp_path, kind="qat", rate_share=0.3)
     rows = []
@@ -137,6 +140,7 @@ def test_without_images_or_labels_or_packages_a_sentence_says_so(tmp_path, monke
         quantize(work)
 
 
+@pytest.mark.slow
 def test_this_cpus_bits_are_told(tmp_path, monkeypatch):
     for number, (is_reduced, words) in enumerate(((True, "weights take 7 bits instead"), (False, "take 8 bits"))):
         monkeypatch.setattr("ssl_ft.build.quantizing.needs_reduced_range", lambda value=is_reduced: value)
