@@ -1,6 +1,5 @@
 """What of an ONNX graph is in 8 bits and which layers are not, read from the graph itself."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,5 +86,6 @@ def _layer_name(node: Any) -> str:
         return name.removesuffix(".weight")
     scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), None)
     # "['', 'blocks', 'blocks.0', 'linear']": modules from the outside in, then the operation.
-    path = re.findall(r"'([^']+)'", scopes or "")[:-1]
+    path = [part.strip(" '") for part in (scopes or "[]")[1:-1].split(",")]
+    path = [part for part in path if part][:-1]
     return str(path[-1]) if path else str(node.name)
