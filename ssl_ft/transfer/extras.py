@@ -16,7 +16,7 @@ def import_peft(*, strategy: str) -> Any:
         UserError: it is not installed.
     """
     try:
-        with _offline():
+        with _offline(), without_enum_warnings():
             import peft
     except ImportError as error:
         extra = "qlora" if strategy == "qlora" else "peft"
@@ -55,3 +55,22 @@ def _offline() -> Iterator[None]:
         talk.setLevel(level)
         if is_hidden:
             del sys.modules["kernels"]
+
+
+@contextmanager
+def without_enum_warnings() -> Iterator[None]:
+    """Import torchao without the lines that torch logs of its enumerations; peft imports it where it is installed.
+
+    torchao 0.18 registers them with torch as constants, which torch calls deprecated on stderr, a line each. It is
+    between those two and nothing a user could mend; whatever else is logged there is let through.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "Calling register_constant() on Enum subclasses is deprecated" not in str(record.msg)
+
+    talk = logging.getLogger("torch.utils._pytree")
+    talk.addFilter(is_other)
+    try:
+        yield
+    finally:
+        talk.removeFilter(is_other)

@@ -163,7 +163,9 @@ def test_nothing_is_fetched_and_nothing_said_where_the_package_kernels_is_instal
     code = (
         "import sys; import ssl_ft.transfer.low_rank, ssl_ft.transfer.quantized, ssl_ft.transfer.extras as extras;"
         "assert not {'peft', 'bitsandbytes'} & set(sys.modules);"
-        "extras.import_peft(strategy='lora'); extras.import_bitsandbytes(); assert 'kernels' not in sys.modules"
+        "import logging; talk = logging.getLogger('torch.utils._pytree'); before = list(talk.filters), talk.level;"
+        "extras.import_peft(strategy='lora'); extras.import_bitsandbytes(); assert 'kernels' not in sys.modules;"
+        "assert (list(talk.filters), talk.level) == before"
     )
     paths = os.pathsep.join([str(tmp_path), str(CHECKOUT)])
     done = subprocess.run(
