@@ -29,6 +29,7 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "shift": config.ShiftSettings,
         "adapt": config.AdaptSettings,
         "selftrain": config.SelftrainSettings,
+        "compress": config.CompressSettings,
     }
     return classes[stage]
 
@@ -68,6 +69,8 @@ def _main_of(stage: str) -> Callable[[Any], int]:
             from pipelines.selftrain import main
         case "adapt":
             from pipelines.adapt import main
+        case "compress":
+            from pipelines.compress import main
         case "predict":
             from pipelines.predict import main
         case "embed":

@@ -207,39 +207,40 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
     return card, digest
 
 
-def find_model(location: str, *, kind: str | tuple[str, ...]) -> Path:
+def find_model(location: str, *, kind: str | tuple[str, ...], setting: str = "") -> Path:
     """The model folder that a path means: itself, or the `encoder`/`classifier` folder of a run.
 
     Args:
         location: what the user named.
         kind: "encoder", "classifier", or both where either serves; the first names the setting.
+        setting: its name, where it is another.
 
     Raises:
         UserError: neither is there, or a model of another kind.
     """
     kinds = (kind,) if isinstance(kind, str) else kind
     kind, stages = kinds[0], {"encoder": "pretrain", "classifier": "finetune"}
-    stage = stages[kind]
+    stage, setting = stages[kind], setting or kind
     wanted = f"give a finished {stage} run, or the folder {kind!r} in it"
     if len(kinds) > 1:
         wanted += "; or those of a finetune run, timm:NAME, or a .safetensors file"
     if not location:
-        raise UserError(f"{kind}= is missing: {wanted}, such as {kind}=runs/{stage}-...")
+        raise UserError(f"{setting}= is missing: {wanted}, such as {setting}=runs/{stage}-...")
     path = Path(location).expanduser()
     try:
         places = (path, *(path / each for each in kinds))
         folder = next((each for each in places if (each / _CONFIG).is_file()), None)
         is_there = path.exists()
     except OSError as error:
-        raise UserError(f"{kind}={short_path(location)}: {system_sentence(error) or error}") from error
+        raise UserError(f"{setting}={short_path(location)}: {system_sentence(error) or error}") from error
     if folder is None:
         what = f"holds no {kind}" if is_there else "is not there"
         if kind == "encoder" and (path / "checkpoints").is_dir() and not (path / "result.json").is_file():
             what += " yet: its run has not ended, the same command goes on with it"
-        raise UserError(f"{kind}={location} {what}; {wanted}")
+        raise UserError(f"{setting}={location} {what}; {wanted}")
     found = read_card(folder)[0].kind
     if found not in kinds:
-        raise UserError(f"{kind}={location} holds the model kind {found!r}, not {kind!r}; {wanted}")
+        raise UserError(f"{setting}={location} holds the model kind {found!r}, not {kind!r}; {wanted}")
     return folder
 
 

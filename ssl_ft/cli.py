@@ -23,6 +23,7 @@ STAGES = {
     "advise": "which strategy to start with, before any training, and how good such advice was",
     "selftrain": "finetune, then learn from the classifier's own labels on unlabelled images",
     "adapt": "a classifier for a target without labels, from a labelled source of another kind",
+    "compress": "a classifier made smaller: distilled into a student, pruned, or in 8 bits",
     "predict": "label a folder of images with a classifier",
     "embed": "features of a folder of images, into Parquet, CSV or .npz",
     "neighbors": "the nearest images of a pool for each image: a table and contact sheets to look at",

@@ -18,6 +18,7 @@ from ssl_ft.checkpoint import write_atomically
 from ssl_ft.config import (
     AdaptSettings,
     AlsoSettings,
+    CompressSettings,
     DataSettings,
     FinetuneSettings,
     PretrainSettings,
@@ -122,7 +123,9 @@ def _training_part(settings: AlsoSettings, data: DataSettings) -> Source:
     return source.subset(roles_of(source, own).train)
 
 
-def open_run(settings: ProbeSettings | FinetuneSettings, labelled: Labelled, *, stage: str, name: str) -> RunFolder:
+def open_run(
+    settings: ProbeSettings | FinetuneSettings | CompressSettings, labelled: Labelled, *, stage: str, name: str
+) -> RunFolder:
     """The run folder, its settings with the data resolved."""
     plain = settings.model_dump(mode="json") | {"data": labelled.data.model_dump(mode="json")}
     default = default_folder(name, Path(labelled.data.path).name, plain)

@@ -1,4 +1,4 @@
-"""What compress works on and the table of its methods; each method is a file of its own beside this one."""
+"""What compress works on and what comes of it. The methods are files beside this one, their table is `methods.py`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import nn
 
 from ssl_ft.artifact import ModelCard
 from ssl_ft.build.labels import LabelledImages, LabelSplit
+from ssl_ft.build.pairs import Contender
 from ssl_ft.config import CompressSettings, FinetuneSettings
 from ssl_ft.data.store import Damage
 from ssl_ft.runlog import RunFolder
@@ -55,6 +56,9 @@ class Compressed:
         steps: of training.
         num_val: images of val chosen on.
         damages: training images that could not be read.
+        num_earlier: labels that weights it started from, other than the model's, were trained on.
+        pair: the model, and the same trained without what the method adds, to be scored on test side by side; None
+            where there is no such rival.
     """
 
     model: nn.Module
@@ -64,6 +68,5 @@ class Compressed:
     steps: int = 0
     num_val: int = 0
     damages: tuple[Damage, ...] = ()
-
-
-METHODS: dict[str, Callable[[Work], Compressed]] = {}
+    num_earlier: int = 0
+    pair: tuple[Contender, Contender] | None = None

@@ -131,6 +131,16 @@ def load_origin(origin: Origin) -> tuple[nn.Module, Parent]:
     return encoder.eval(), Parent(path=origin.location, sha256=digest, kind=origin.kind)
 
 
+def load_classifier(folder: Path) -> tuple[nn.Module, ModelCard, Parent]:
+    """A classifier of ours, head and all, in evaluation mode; its card; and what to record of it.
+
+    Raises:
+        UserError: weights that are damaged or do not fit to the last tensor.
+    """
+    model, card, digest = load_model(folder)
+    return model, card, Parent(path=str(folder), sha256=digest, kind=card.kind, ancestors=_ancestors(folder))
+
+
 def record_start(run: RunFolder, origin: Origin, parent: Parent, *, are_weights_used: bool = True) -> None:
     """Keep in a run what it started from, and say what is to be known about its weights where they are used."""
     run.parents.append(parent)

@@ -17,7 +17,7 @@ from ssl_ft.build.draft import Start
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import Indices, LabelledImages, LabelSplit
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
-from ssl_ft.config import SelftrainSettings
+from ssl_ft.config import DataSettings, SelftrainSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates
 from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError
@@ -48,7 +48,7 @@ class Unlabelled:
 def open_unlabelled(
     settings: SelftrainSettings, labelled: Labelled, split: LabelSplit, *, run: RunFolder
 ) -> Unlabelled:
-    """The pool without any image that is also, pixel for pixel, in train, val or test, and without damaged ones.
+    """The pool that is to be labelled: the one named, or what the encoder was pretrained on.
 
     Raises:
         UserError: nothing is left of it.
@@ -56,6 +56,24 @@ def open_unlabelled(
     data = settings.pool or parent_data(
         labelled.origin.pretrained_folder(instead="name the unlabelled images with pool=")
     )
+    return without_copies(data, labelled.source, split, run=run)
+
+
+def without_copies(
+    data: DataSettings, source: Source, split: LabelSplit, *, run: RunFolder, setting: str = "pool"
+) -> Unlabelled:
+    """A pool without any image that is also, pixel for pixel, in train, val or test, and without damaged ones.
+
+    Args:
+        data: the pool.
+        source: the labelled images.
+        split: of them.
+        run: where what was left out is told.
+        setting: how messages name the pool.
+
+    Raises:
+        UserError: nothing is left of it.
+    """
     pool, _ = pool_of(open_data(data), data)
     with ProgressLine("looking for copies", total=len(pool)) as progress:
         keys = content_keys(
@@ -63,8 +81,8 @@ def open_unlabelled(
             on_progress=lambda done, total: progress.update(done),
         )  # fmt: skip
     is_known = keys.damaged.copy()
-    for role, indices in (("train", split.train), ("val", split.val), ("test", labelled.roles.test)):
-        own = content_keys(labelled.source.subset(indices), white_level=data.white_level)
+    for role, indices in (("train", split.train), ("val", split.val), ("test", split.test)):
+        own = content_keys(source.subset(indices), white_level=data.white_level)
         pairs = exact_duplicates(keys.pixels, own.pixels)
         is_known[pairs[:, 0]] = True
         if len(pairs):
@@ -76,8 +94,8 @@ def open_unlabelled(
     rows = np.flatnonzero(~is_known)
     if not len(rows):
         raise UserError(
-            f"pool={pool.location}: all of its {len(pool)} images are labelled or test images too, so there is nothing "
-            "to label; name other images with pool="
+            f"{setting}={pool.location}: all of its {len(pool)} images are labelled or test images too, so there is "
+            f"nothing to label; name other images with {setting}="
         )
     return Unlabelled(LabelledImages(pool, data, rows, run.path / "pool"), rows)
 

@@ -24,6 +24,7 @@ from ssl_ft.build.tasks import (
     scale_of,
     trained_targets,
 )
+from ssl_ft.compress.distilled import Distilled
 from ssl_ft.config import FinetuneSettings
 from ssl_ft.data.store import Damage
 from ssl_ft.errors import UserError
@@ -110,6 +111,7 @@ def train_classifier(
     stop_at: int | None = None,
     num_steps: int | None = None,
     extend: Callable[[Prepared], Prepared] = lambda prepared: prepared,
+    taught: Callable[[Prepared], Distilled] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_row: Callable[[int, dict[str, float]], None] = lambda step, row: None,
 ) -> Trained:
@@ -127,6 +129,7 @@ def train_classifier(
         num_steps: length of the schedule; None takes that of the settings for this many labels. For a refit, that of
             the training it repeats.
         extend: adds to what the strategy prepared, such as a penalty on unlabelled images.
+        taught: what is minimised on `split.train` instead of the loss of its labels alone; None for that.
         should_stop: whether the person wants to stop.
         on_row: called with the steps done and rows for the log.
 
@@ -149,8 +152,13 @@ def train_classifier(
     fitted, plan_steps, damages = Fitted(0, None), 0, list[Damage]()
     if prepared.groups:
         store = images.store(split.train, contract, seed=settings.seed)
+        objective = (
+            build_objective(settings, prepared, images, split.train, contract=contract)
+            if taught is None
+            else taught(prepared)
+        )
         fitted = finetune(
-            build_objective(settings, prepared, images, split.train, contract=contract).to(device),
+            objective.to(device),
             optimizer_for(settings.optim, prepared.groups, batch_size=batch_size), store, val,
             prepared=prepared, contract=contract, plan=plan, stop_at=stop_at, batch_size=batch_size,
             patience=settings.patience, device=device, seed=settings.seed, should_stop=should_stop, on_row=on_row,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ssl_ft.artifact import InputContract
+from ssl_ft.compress.distilled import Distilled
 from ssl_ft.data.batches import batches
 from ssl_ft.data.permutation import Order, permute
 from ssl_ft.data.store import ImageStore
@@ -79,7 +80,7 @@ class Fitted:
 
 
 def finetune(
-    objective: Supervised | Targeted,
+    objective: Supervised | Targeted | Distilled,
     optimizer: Optimizer,
     store: ImageStore,
     val: ValSet,
