@@ -123,7 +123,7 @@ def compressed(work: Work, trained: list[Trained], card: ModelCard, *, what: str
     last = trained[-1]
     return Compressed(
         last.model.eval(),
-        replace(card, about={**card.about, "pruned": what}),
+        replace(card, about={"pruned": what}),
         steps=sum(each.step for each in trained),
         num_val=last.num_val,
         damages=tuple({damage.name: damage for each in trained for damage in each.damages}.values()),

@@ -4,7 +4,7 @@ import timm
 import torch
 from torch import nn
 
-CONVNEXT = {"depths": (1, 1), "dims": (16, 24), "patch_size": 2}
+CONVNEXT = {"depths": (1, 1, 1, 1), "dims": (16, 24, 24, 32), "patch_size": 1}
 VIT = {"img_size": 16, "patch_size": 4, "depth": 2, "embed_dim": 48, "num_heads": 3, "global_pool": "avg"}
 
 

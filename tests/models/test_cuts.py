@@ -22,7 +22,9 @@ SIZE = 16
 CONTRACT = InputContract(SIZE, 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
 SPECS = {
     "resnet": EncoderSpec("test_resnet", 3, SIZE, stem_stride=2, args={"channels": [16, 16, 24, 32]}),
-    "convnext": EncoderSpec("convnext_atto", 3, SIZE, stem_stride=2, args={"depths": [1, 1], "dims": [16, 24]}),
+    "convnext": EncoderSpec(
+        "convnext_atto", 3, SIZE, stem_stride=2, args={"depths": [1] * 4, "dims": [16, 24, 24, 32]}
+    ),
     "vit": EncoderSpec(
         "test_vit", 3, SIZE, patch_size=4, args={"depth": 2, "embed_dim": 48, "num_heads": 3, "class_token": False}
     ),
