@@ -131,12 +131,12 @@ def test_an_edit_is_seen_by_the_seal(saved, tmp_path):
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ({"numbers": {"bn1": {"num_features": 4096}}}, r"does not fit it: bn1.num_features = 4096 for 16"),
+        ({"numbers": {"bn1": {"num_features": 4096}}}, r"does not fit it: bn1.num_features = 4096 for 32"),
         ({"numbers": {"bn1": {"num_features": 0}}}, r"does not fit it: bn1.num_features = 0"),
         ({"numbers": {"bn1": {"num_features": 2.5}}}, r"does not fit it: bn1.num_features = 2.5"),
         ({"numbers": {"bn1": {"forward": 1}}}, r"does not fit it: bn1.forward"),
         ({"numbers": {"nowhere": {"num_features": 1}}}, r"does not fit it: nowhere.num_features"),
-        ({"shapes": {"bn1.weight": [10**9]}}, r"does not fit it: bn1.weight of shape \(1000000000,\) for \(16,\)"),
+        ({"shapes": {"bn1.weight": [10**9]}}, r"does not fit it: bn1.weight of shape \(1000000000,\) for \(32,\)"),
         ({"shapes": {"bn1.weight": [4, 4]}}, r"does not fit it: bn1.weight"),
         ({"shapes": {"nothing": [4]}}, r"does not fit it: nothing of shape \(4,\) for None"),
         ({"shapes": {"bn1.weight": [3]}}, "cut of the architecture contradicts itself"),
