@@ -102,7 +102,7 @@ def carried_on(made: Compressed, work: Work, folder: Path) -> None:
     assert trained.model(images).shape == (3, 3)
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("resnet", 2), ("vit", 1)])
+@pytest.mark.parametrize(("name", "rounds"), [pytest.param("resnet", 2, marks=pytest.mark.slow), ("vit", 1)])
 def test_half_of_the_computing_goes_and_the_model_goes_on(tmp_path, name, rounds):
     if name == "resnet":
         pytest.importorskip("torch_pruning")
