@@ -6,7 +6,7 @@ from pipelines import compress_encoder
 from ssl_ft import dist, handover
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
-from ssl_ft.build.methods import Method, find_method
+from ssl_ft.build.methods import METHODS, Method
 from ssl_ft.build.origins import load_classifier
 from ssl_ft.build.pairs import Verdict, judge_pair
 from ssl_ft.build.parts import choose_device
@@ -21,7 +21,7 @@ from ssl_ft.runlog import RunFolder
 def main(settings: CompressSettings) -> int:
     """Make the model smaller and give the exit code."""
     dist.use_threads(settings.threads)
-    method = find_method(settings.method)
+    method = METHODS[settings.method]
     if settings.distill is not None and settings.distill.kind == "features":
         return compress_encoder.main(settings)
     before = find_predecessor(settings)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ssl_ft.errors import UserError, short_path, system_sentence
+from ssl_ft.models.cuts import CUT_LINES
 from ssl_ft.models.encoders import EncoderSpec, build_encoder, num_features, stem_edits
 
 _FORMAT = 1
@@ -190,7 +191,7 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
         if raw["format"] != _FORMAT:
             raise UserError(f"{path} has format {raw['format']!r}; this version of ssl_ft reads format {_FORMAT}")
         contract: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["contract"].items()}
-        spec, names = EncoderSpec(**raw["spec"]), tuple(raw["class_names"])
+        spec, names = EncoderSpec.from_json(raw["spec"]), tuple(raw["class_names"])
         # Models from before there were other tasks name none.
         task, targets = raw.get("task", "classes"), tuple(raw.get("target_names", ()))
         card = ModelCard(raw["kind"], spec, InputContract(**contract), names, raw["about"], task, targets)
@@ -306,23 +307,29 @@ def _to_json(card: ModelCard, model: nn.Module, digest: str) -> dict[str, Any]:
 
 def _card_text(card: ModelCard, model: nn.Module, digest: str) -> str:
     """The card: what it is, and lines that load it with timm alone."""
-    args = {**card.spec.timm_args(), "num_classes": len(card.output_names)}
+    num_outputs, is_cut = len(card.output_names), card.spec.cut is not None
+    # A cut is that of the encoder; the head comes after it, as wide as what is left.
+    args = {**card.spec.timm_args(), "num_classes": 0 if is_cut else num_outputs}
     contract = card.contract
     about = "\n".join(f"- {key}: {value}" for key, value in card.about.items())
-    edits = "".join(f"{line}\n" for line in stem_edits(card.spec))
+    lines = [*stem_edits(card.spec), *(CUT_LINES if is_cut else ())]
+    lines += [f"model.reset_classifier({num_outputs})"] if is_cut and num_outputs else []
+    edits = "".join(f"{line}\n" for line in lines)
+    imports = "import json\n\nimport timm" if is_cut else "import timm"
+    narrower = " Some of its layers are narrower than timm builds them." if is_cut else ""
     names = ", ".join(card.output_names)
     classes = f"\n## Output\n\n{_OUTPUTS[card.task]}, in this order: {names}\n" if names else ""
     return f"""# {card.spec.name}, {card.kind}
 
-{sum(p.numel() for p in model.parameters()):,} parameters, {num_features(model)} features. Weights: `{_WEIGHTS}`
-(SHA-256 `{digest}`); everything about them: `{_CONFIG}`.
+{sum(p.numel() for p in model.parameters()):,} parameters, {num_features(model)} features.{narrower}
+Weights: `{_WEIGHTS}` (SHA-256 `{digest}`); everything about them: `{_CONFIG}`.
 
 ## Use it
 
 With timm and safetensors alone:
 
 ```python
-import timm
+{imports}
 import torch
 from safetensors.torch import load_file
 

@@ -3,7 +3,6 @@
 from ssl_ft.artifact import ModelCard
 from ssl_ft.build.feature_distilling import open_teaching
 from ssl_ft.build.labels import split_budget
-from ssl_ft.build.methods import find_method
 from ssl_ft.build.origins import load_classifier
 from ssl_ft.build.predecessor import check_outputs, find_predecessor
 from ssl_ft.build.students import make_student
@@ -18,7 +17,6 @@ def plan_compression(settings: CompressSettings) -> list[str]:
     Raises:
         UserError: what the stage itself would refuse before it trains.
     """
-    find_method(settings.method)
     distill = settings.distill or DistillSettings()
     if settings.method == "distill" and distill.kind == "features":
         teaching = open_teaching(settings)

@@ -4,18 +4,8 @@ from collections.abc import Callable
 
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.distilling import distill
-from ssl_ft.errors import UserError
+from ssl_ft.build.pruning import prune
+from ssl_ft.build.quantizing import quantize
 
 Method = Callable[[Work], Compressed]
-METHODS: dict[str, Method] = {"distill": distill}
-
-
-def find_method(name: str) -> Method:
-    """The method of that name.
-
-    Raises:
-        UserError: this version has none of it.
-    """
-    if name not in METHODS:
-        raise UserError(f"method={name} is not there yet; this version has method={' and method='.join(METHODS)}")
-    return METHODS[name]
+METHODS: dict[str, Method] = {"distill": distill, "prune": prune, "quantize": quantize}

@@ -5,7 +5,9 @@ Forward passes that timm does not offer (visible patches only) are in `visible.p
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssl_ft.errors import UserError
+from ssl_ft.models.cuts import Cut, apply_cut, cut_between
 
 # Arguments of `timm.create_model` that are no part of an architecture.
 _NOT_FOR_ARGS = ("num_classes", "features_only", "scriptable", "exportable", "no_jit", "cache_dir", "model_name")
@@ -35,6 +38,7 @@ class EncoderSpec:
             more of a small image; None for other families.
         patch_size: side of a ViT's patches in pixels; None keeps timm's own.
         args: further arguments of the timm constructor, such as `{"depth": 6}`.
+        cut: how a pruned encoder is narrower than all that; None where it is not.
     """
 
     name: str
@@ -43,6 +47,7 @@ class EncoderSpec:
     stem_stride: int | None = None
     patch_size: int | None = None
     args: dict[str, Any] = field(default_factory=dict)
+    cut: Cut | None = None
 
     def timm_args(self) -> dict[str, Any]:
         """Keyword arguments with which `timm.create_model(name, …)` builds it, before `stem_edits`."""
@@ -56,8 +61,18 @@ class EncoderSpec:
         return args
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
-        return asdict(self)
+        """Plain values for a JSON file; a whole architecture says nothing of cuts."""
+        return {key: value for key, value in asdict(self).items() if key != "cut" or value is not None}
+
+    @staticmethod
+    def from_json(raw: Mapping[str, Any]) -> "EncoderSpec":
+        """From what a JSON file holds.
+
+        Raises:
+            TypeError, KeyError, AttributeError: not the JSON of an architecture.
+        """
+        cut = {"cut": Cut.from_json(raw["cut"])} if "cut" in raw else {}
+        return EncoderSpec(**{**raw, **cut})
 
 
 def family(name: str, *, setting: str = "encoder.name=") -> str:
@@ -96,7 +111,21 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> nn.Module:
             raise UserError(f"timm cannot build encoder.name={spec.name!r} with {spec.timm_args()}: {error}") from error
     edit_stem(encoder, spec)
     _check_stride(encoder, spec)
+    if spec.cut is not None:
+        apply_cut(encoder, spec.cut, example=torch.zeros(1, spec.channels, spec.size, spec.size))
     return encoder
+
+
+def with_cut(spec: EncoderSpec, model: nn.Module) -> EncoderSpec:
+    """The description of a model some of whose layers were made narrower.
+
+    Args:
+        spec: of the model before it was cut, or before it was cut further.
+        model: with a head or without.
+    """
+    encoder = deepcopy(model)
+    encoder.reset_classifier(0)  # type: ignore[operator]
+    return replace(spec, cut=cut_between(encoder, build_encoder(replace(spec, cut=None), seed=0)))
 
 
 def _check_stride(encoder: nn.Module, spec: EncoderSpec) -> None:

@@ -43,3 +43,11 @@ def fold_scale(head: nn.Linear, scale: NumberScale) -> None:
     spread, mean = (torch.from_numpy(part).to(head.weight.device) for part in (scale.spread, scale.mean))
     head.bias.copy_(head.bias.double() * spread + mean)
     head.weight.copy_(head.weight.double() * spread.unsqueeze(1))
+
+
+@torch.no_grad()
+def unfold_scale(head: nn.Linear, scale: NumberScale) -> None:
+    """Undo `fold_scale`: what was the head's output t becomes (t − mean) / spread, as training has it."""
+    spread, mean = (torch.from_numpy(part).to(head.weight.device) for part in (scale.spread, scale.mean))
+    head.bias.copy_((head.bias.double() - mean) / spread)
+    head.weight.copy_(head.weight.double() / spread.unsqueeze(1))

@@ -1,0 +1,170 @@
+"""compress by method=prune: channels, units and heads taken out until a target is met, with training between."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_ft.build.compressing import Compressed, Work
+from ssl_ft.build.recovery import compressed, judged_copy, recover, rounds_of
+from ssl_ft.build.transfer import Trained
+from ssl_ft.compress.latency import latency_share, open_session
+from ssl_ft.compress.macs import count_macs
+from ssl_ft.compress.prune_search import Found, find_share
+from ssl_ft.compress.prune_weights import cubic_share
+from ssl_ft.compress.prune_widths import Shears, Sizes, find_widths, narrow, planned_sizes
+from ssl_ft.config.prune import PruneSettings
+from ssl_ft.errors import UserError
+from ssl_ft.models.encoders import num_features, with_cut
+
+# How near a target counts as met, as a share of it. Latency is measured, and no better known than that.
+_TOLERANCES = {"macs": 0.02, "latency": 0.05}
+# With no target named.
+_DEFAULT_MACS = 0.5
+
+Goal = Literal["sparsity", "macs", "latency"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What does not change from round to round.
+
+    Attributes:
+        goal: what is aimed at, and `target`, the share that goes (sparsity) or stays in the end.
+        shears: how.
+        example: an input.
+        full: parts of each width of the model given.
+        cost: of a model, as a share of the given one's; sparsity costs nothing.
+    """
+
+    goal: Goal
+    target: float
+    shears: Shears
+    example: Tensor
+    full: Sizes
+    cost: Callable[[nn.Module], float]
+
+
+def prune_widths(work: Work, settings: PruneSettings) -> Compressed:
+    """The model with narrower layers, trained again, and the card of its new architecture.
+
+    Raises:
+        UserError: layers that cannot be cut, or a target that cannot be met.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plan = _plan(work, settings, Path(folder))
+        model, spec, trained = work.model, work.card.spec, list[Trained]()
+        for each in rounds_of(work, settings):
+            gone = plan.target if plan.goal == "sparsity" else 1 - plan.target
+            share = cubic_share(each.number, num_steps=settings.steps, final=gone)
+            own = judged_copy(work, model, settings)
+            found = _find(own, share, plan)
+            own = narrow(own, found.sizes, shears=plan.shears, example=plan.example)
+            spec = with_cut(work.card.spec, own)
+            trained.append(recover(work, own, spec, each=each))
+            model = trained[-1].model
+            if work.should_stop():
+                break
+    what = _words(work, model, found, plan, settings)
+    return compressed(work, trained, replace(work.card, spec=spec), what=what)
+
+
+def _plan(work: Work, settings: PruneSettings, folder: Path) -> _Plan:
+    shears = Shears(
+        "units" if settings.kind == "units" else "channels", settings.importance, settings.scope or "local",
+        settings.stream, settings.heads, settings.keep, settings.round_to,
+    )  # fmt: skip
+    contract = work.card.contract
+    example = torch.zeros(1, contract.channels, contract.size, contract.size)
+    widths, left_whole = find_widths(judged_copy(work, work.model, settings), shears, example=example)
+    for layer in left_whole:
+        work.run.note(f"left whole: {layer}")
+    full = {width.name: len(width.scores) for width in widths}
+    goal, target = _goal(settings)
+    cost = {"sparsity": _nothing, "macs": _macs_share, "latency": _latency_share}[goal](work, folder)
+    return _Plan(goal, target, shears, example, full, cost)
+
+
+def _goal(settings: PruneSettings) -> tuple[Goal, float]:
+    if settings.sparsity is not None:
+        return "sparsity", settings.sparsity
+    if settings.latency is not None:
+        return "latency", settings.latency
+    return "macs", _DEFAULT_MACS if settings.macs is None else settings.macs
+
+
+def _nothing(work: Work, folder: Path) -> Callable[[nn.Module], float]:
+    return lambda model: 0.0
+
+
+def _macs_share(work: Work, folder: Path) -> Callable[[nn.Module], float]:
+    contract = work.card.contract
+    whole = count_macs(work.model, channels=contract.channels, size=contract.size)
+    return lambda model: count_macs(model, channels=contract.channels, size=contract.size) / whole
+
+
+def _latency_share(work: Work, folder: Path) -> Callable[[nn.Module], float]:
+    contract, num_threads = work.card.contract, work.settings.threads or 1
+
+    def open_own(model: nn.Module, name: str) -> object:
+        return open_session(
+            model, folder / name, channels=contract.channels, size=contract.size, num_threads=num_threads
+        )
+
+    whole = open_own(work.model, "whole.onnx")
+    return lambda model: latency_share(open_own(model, "cut.onnx"), whole)
+
+
+def _find(model: nn.Module, share: float, plan: _Plan) -> Found:
+    """The widths by which the share of a round goes: of the parts, or of what the model costs.
+
+    Raises:
+        UserError: no widths meet the target.
+    """
+    shears = plan.shears
+    widths, _ = find_widths(model, shears, example=plan.example)
+
+    def sizes_by(gone: float, round_to: int) -> Sizes:
+        return planned_sizes(widths, gone, full=plan.full, shears=replace(shears, round_to=round_to))
+
+    if plan.goal == "sparsity":
+        sizes = sizes_by(share, shears.round_to)
+        if sizes == {width.name: len(width.scores) for width in widths} and sizes == plan.full:
+            raise UserError(
+                f"prune.sparsity={plan.target}: with widths that are multiples of {shears.round_to} no layer loses "
+                "anything by it; raise it, or set prune.round_to=1"
+            )
+        return Found(sizes, 0.0, share, shears.round_to)
+
+    def cost(sizes: Sizes) -> float:
+        return plan.cost(narrow(model, sizes, shears=shears, example=plan.example))
+
+    rounding = [shears.round_to, *(to for to in (4, 2, 1) if to < shears.round_to)]
+    target, tolerance = 1 - share, _TOLERANCES[plan.goal]
+    found = find_share(sizes_by, cost=cost, target=target, tolerance=tolerance, rounding=rounding)
+    if abs(found.cost - target) > tolerance * target:
+        raise UserError(
+            f"prune.{plan.goal}={plan.target}: no widths meet {target:.4g} of the model's to {tolerance:.0%}; the "
+            f"nearest is {found.cost:.4g}. Layers that stay whole have their part in it: name less in prune.keep, or "
+            "aim elsewhere"
+        )
+    return found
+
+
+def _words(work: Work, model: nn.Module, found: Found, plan: _Plan, settings: PruneSettings) -> str:
+    """What the pruned model is, in numbers."""
+    macs = _macs_share(work, Path())(model)
+    before, after = (sum(p.numel() for p in each.parameters()) for each in (work.model, model))
+    left = sum(found.sizes.values()) / sum(plan.full.values())
+    words = (
+        f"{settings.kind}, {left:.3f} of them left, in multiples of {found.round_to} where a layer has more; "
+        f"{after:,} of {before:,} parameters, {num_features(model)} features, {macs:.4f} of the multiply-accumulates"
+    )
+    if plan.goal == "latency":
+        threads = work.settings.threads or 1
+        words += f", {found.cost:.3f} of the time an image takes in ONNX Runtime ({threads} thread(s), batch of 1)"
+    return words

@@ -1,0 +1,130 @@
+"""What all pruning shares: rounds of training again as fine-tuning does, gradients to judge by, what comes of it."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssl_ft.artifact import ModelCard
+from ssl_ft.build.compressing import Compressed, Work
+from ssl_ft.build.draft import Start
+from ssl_ft.build.tasks import scale_of
+from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
+from ssl_ft.compress.importance import add_gradients
+from ssl_ft.config.prune import PruneSettings
+from ssl_ft.models.encoders import EncoderSpec
+from ssl_ft.objectives.target_losses import masked_binary_cross_entropy, masked_squared_error
+from ssl_ft.seeding import derive_seed
+from ssl_ft.transfer.number_head import unfold_scale
+from ssl_ft.transfer.strategy import Prepared, head_of
+
+# Training images that gradients are taken on, and how many at a time.
+_MOST_IMAGES, _BATCH = 1024, 128
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "classes": nn.functional.cross_entropy,
+    "multi_label": masked_binary_cross_entropy,
+    "regression": masked_squared_error,
+}
+
+
+@dataclass(frozen=True)
+class Round:
+    """One of the times of pruning.
+
+    Attributes:
+        number: from 1.
+        num_steps: of training that follow.
+        done: steps done before.
+    """
+
+    number: int
+    num_steps: int
+    done: int
+
+
+def rounds_of(work: Work, settings: PruneSettings) -> list[Round]:
+    """All rounds together train as long as one training would; the last takes what does not divide."""
+    total = finetune_plan(work.training, num_train=len(work.split.train)).num_steps
+    each, last = max(1, total // settings.steps), settings.steps
+    return [Round(k, each if k < last else max(1, total - each * (k - 1)), each * (k - 1)) for k in range(1, last + 1)]
+
+
+def recover(
+    work: Work,
+    model: nn.Module,
+    spec: EncoderSpec,
+    *,
+    each: Round,
+    extend: Callable[[Prepared], Prepared] = lambda prepared: prepared,
+) -> Trained:
+    """The model after training all of its weights, stopped and chosen on val.
+
+    Args:
+        work: labels, how to train, and where.
+        model: a timm classifier; not changed.
+        spec: its architecture.
+        each: how long.
+        extend: adds to what is trained, such as zeros that are kept or a teacher's term; sees the model as it starts.
+    """
+    encoder = copy.deepcopy(model)
+    encoder.reset_classifier(0)  # type: ignore[operator]
+    scale = scale_of(work.images, work.split.train)
+
+    def begin(prepared: Prepared) -> Prepared:
+        head = head_of(prepared.model)
+        head.load_state_dict(head_of(model).state_dict())
+        if scale is not None:
+            unfold_scale(head, scale)
+        return extend(prepared)
+
+    return train_classifier(
+        work.training.model_copy(update={"strategy": "full"}),
+        Start(encoder, spec, work.card.contract),
+        work.images,
+        work.split,
+        device=work.device,
+        num_steps=each.num_steps,
+        extend=begin,
+        should_stop=work.should_stop,
+        on_row=lambda step, row: work.on_row(each.done + step, row),
+    )
+
+
+def judged_copy(work: Work, model: nn.Module, settings: PruneSettings) -> nn.Module:
+    """A copy of the model to prune; for taylor with the gradients of its loss on training images."""
+    own = copy.deepcopy(model)
+    if settings.importance == "magnitude":
+        return own
+    train = work.split.train
+    order = np.random.default_rng(derive_seed(work.training.seed, "pruning images")).permutation(len(train))
+    inputs = work.images.inputs(np.sort(train[order[:_MOST_IMAGES]]), work.card.contract)
+    task = work.images.source.task
+    of_source = work.images.labels if task == "classes" else work.images.targets
+    targets = torch.from_numpy(of_source[inputs.indices])
+    pixels = torch.from_numpy(inputs.pixels)
+    batches = [work.card.contract.normalise(part) for part in pixels.split(_BATCH)]
+    add_gradients(own, batches, targets=list(targets.split(_BATCH)), loss=_LOSSES[task])
+    return own
+
+
+def compressed(work: Work, trained: list[Trained], card: ModelCard, *, what: str) -> Compressed:
+    """What the rounds made, with a sentence on it in the card.
+
+    Args:
+        work: what was worked on.
+        trained: of each round.
+        card: of the pruned model.
+        what: the sentence.
+    """
+    work.run.note(f"pruned: {what}")
+    last = trained[-1]
+    return Compressed(
+        last.model.eval(),
+        replace(card, about={"pruned": what}),
+        steps=sum(each.step for each in trained),
+        num_val=last.num_val,
+        damages=tuple({damage.name: damage for each in trained for damage in each.damages}.values()),
+    )
