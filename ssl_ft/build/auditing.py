@@ -1,0 +1,342 @@
+"""The audit of an exported file: scored on the test images against its parent, timed, weighed, and perhaps refused.
+
+`audit.json` holds what was found, `audit.npz` the answers on the test images, with which the next link of a chain is
+held against the first. The arithmetic is in `ssl_ft/evaluate/audit.py`, the clocks in `ssl_ft/export/`.
+"""
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssl_ft.artifact import InputContract, find_model, save_model
+from ssl_ft.build.compressing import Work
+from ssl_ft.errors import UserError
+from ssl_ft.evaluate.audit import SCORES, Loss, drop_of_classes, loss_of_classes, loss_of_targets, value_of
+from ssl_ft.evaluate.augmented import LINKS, mean_outputs
+from ssl_ft.evaluate.features import Inputs
+from ssl_ft.evaluate.metrics import Estimate
+from ssl_ft.evaluate.target_metrics import TargetEstimate, paired_target_difference
+from ssl_ft.export.description import NAME, Description, describe, read_description, size_bytes, write_description
+from ssl_ft.export.memory import Memory, peak_in_own_process
+from ssl_ft.export.onnx_file import write_onnx
+from ssl_ft.export.running import Pixels, Runner, open_runner
+from ssl_ft.export.timing import Speed, eager_runner, time_in_turns
+from ssl_ft.result import Metric
+from ssl_ft.runlog import RunFolder, write_text
+
+BATCHES = (1, 32)
+"""Images a call, for latency and for throughput."""
+REFUSED = 3
+"""Exit code of a stage whose file lost more than `max_drop`."""
+
+_PARENT_TORCH, _PARENT_ONNX, _CHILD = "parent, PyTorch", "parent, ONNX", "exported"
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What the audit found.
+
+    Attributes:
+        metrics: rows of `result.json`.
+        is_shipped: whether the exported file stays; else its folder is gone and the stage ends with `REFUSED`.
+        num_images: test images.
+        num_scored: models scored on them.
+    """
+
+    metrics: tuple[Metric, ...]
+    is_shipped: bool
+    num_images: int
+    num_scored: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """Probabilities or numbers [N, K] of parent and child on the same test images, and which images those are."""
+
+    indices: NDArray[np.int64]
+    parent: NDArray[np.float64]
+    child: NDArray[np.float64]
+    pixels: tuple[Pixels, Pixels]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Speed, memory and size of one model; None where this machine does not tell."""
+
+    name: str
+    speeds: tuple[Speed, ...]
+    memory: Memory | None
+    size_bytes: int
+
+
+def audit(
+    file: Path,
+    work: Work,
+    *,
+    run: RunFolder,
+    num_threads: int,
+    max_drop: float | None,
+    most_seconds: float = 20.0,
+) -> Audited:
+    """Score the exported file and its parent on the test split, once each, and measure both.
+
+    Args:
+        file: `.onnx` or `.pt2` in a folder of its own, with `model.json` where its input differs from the parent's;
+            else that is written.
+        work: the parent, its card, the labelled images and the split.
+        run: where `audit.json`, `audit.npz`, notes and damage go.
+        num_threads: CPU threads of every runtime.
+        max_drop: most that the score may fall; None: no limit.
+        most_seconds: of timing, for each size of batch.
+
+    Raises:
+        UserError: no test images, none readable, or a runtime that is not installed.
+    """
+    description = _description(file, work)
+    runner = open_runner(file, description, num_threads=num_threads)
+    answers = _answer(runner, description.contract, work, run=run)
+    loss = _loss(answers, work)
+    first = _first_drop(answers, loss, work, run=run)
+    measured = _measure(file, description, work, answers, runner=runner, threads=num_threads, seconds=most_seconds)
+    is_shipped = max_drop is None or loss.drop.value <= max_drop
+    _write(run, file, loss, first, measured, work=work, threads=num_threads, max_drop=max_drop, is_shipped=is_shipped)
+    run.note(_sentence(loss.drop, work.card.task))
+    if not is_shipped:
+        _refuse(file, loss.drop, max_drop=max_drop, run=run)
+    metrics = _metrics(loss, measured, work)
+    return Audited(tuple(metrics), is_shipped, len(answers.indices), 2)
+
+
+def _description(file: Path, work: Work) -> Description:
+    if not (file.parent / NAME).is_file():
+        parent = work.run.parents[0].sha256 if work.run.parents else ""
+        write_description(file.parent, describe(work.card, parent=parent))
+    return read_description(file.parent)
+
+
+def _answer(runner: Runner, contract: InputContract, work: Work, *, run: RunFolder) -> _Answers:
+    source, task = work.images.source, work.card.task
+    if not len(work.split.test):
+        raise UserError(
+            f"{source.location} has no test images to audit the exported file on; give some with data.test_path=, or "
+            "a split with data.val_split and a share for test"
+        )
+    own = work.images.inputs(work.split.test, work.card.contract)
+    if own.damaged:
+        run.list_damaged([(name, reason, "") for name, reason in own.damaged])
+        run.note(f"{len(own.damaged)} damaged images were left out of their roles; see damaged.csv")
+    if not len(own.indices):
+        raise UserError(f"{source.location}: not one of its test images can be read; mend them first")
+    # A student may take images of another size.
+    other: Inputs = own if contract == work.card.contract else work.images.inputs(work.split.test, contract)
+    assert np.array_equal(own.indices, other.indices), "an image is damaged at any size"
+    parent = mean_outputs(
+        work.model, own.pixels, work.card.contract, task=task, how="none", device=torch.device("cpu"),
+        batch_size=_BATCH,
+    )  # fmt: skip
+    outputs = torch.from_numpy(runner.outputs(other.pixels, batch_size=_BATCH))
+    child = LINKS[task](outputs).numpy()
+    assert child.shape == parent.shape, "a child answers what its parent does"
+    return _Answers(own.indices, parent.astype(np.float64), child.astype(np.float64), (own.pixels, other.pixels))
+
+
+def _loss(answers: _Answers, work: Work) -> Loss:
+    seed, task = work.settings.seed, work.card.task
+    if task == "classes":
+        return loss_of_classes(work.images.labels[answers.indices], answers.parent, answers.child, seed=seed)
+    targets, names = work.images.targets[answers.indices], work.images.output_names
+    return loss_of_targets(targets, answers.parent, answers.child, names=names, task=task, seed=seed)
+
+
+def _first_drop(answers: _Answers, loss: Loss, work: Work, *, run: RunFolder) -> Estimate:
+    """The drop against the first model of the chain, whose answers the parent's audit kept; else that of the parent.
+
+    The answers are kept for the next link.
+    """
+    first, kept = answers.parent, _kept(work)
+    if kept is not None and np.array_equal(kept["indices"], answers.indices) and kept["first"].shape == first.shape:
+        first = kept["first"].astype(np.float64)
+    np.savez_compressed(
+        run.path / "audit.npz",
+        indices=answers.indices,
+        first=first.astype(np.float32),
+        parent=answers.parent.astype(np.float32),
+        exported=answers.child.astype(np.float32),
+    )
+    if first is answers.parent:
+        return loss.drop
+    seed, task = work.settings.seed, work.card.task
+    if task == "classes":
+        labels = work.images.labels[answers.indices]
+        return drop_of_classes(labels, first.argmax(1), answers.child.argmax(1), seed=seed)
+    targets = work.images.targets[answers.indices]
+    return paired_target_difference(targets, first, answers.child, task=task, seed=seed)
+
+
+def _kept(work: Work) -> dict[str, NDArray[Any]] | None:
+    """What the audit of the parent kept, where the parent came out of one on the same data."""
+    path = find_model(work.settings.model, kind="classifier").parent / "audit.npz"
+    same_test = [each.fingerprint for each in work.run.data if each.role == "test"]
+    if not path.is_file() or _test_fingerprint(path.parent) not in same_test:
+        return None
+    with np.load(path, allow_pickle=False) as held:
+        return {name: held[name] for name in ("indices", "first")}
+
+
+def _test_fingerprint(run: Path) -> str | None:
+    try:
+        data = json.loads((run / "result.json").read_text(encoding="utf-8"))["data"]
+        return next((str(each["fingerprint"]) for each in data if each["role"] == "test"), None)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _measure(
+    file: Path,
+    description: Description,
+    work: Work,
+    answers: _Answers,
+    *,
+    runner: Runner,
+    threads: int,
+    seconds: float,
+) -> list[_Measured]:
+    """The parent in PyTorch, the parent in ONNX, and the file: timed in turns, memory each in a process of its own."""
+    contract = work.card.contract
+    with tempfile.TemporaryDirectory(prefix=".audit-", dir=work.run.path) as place:
+        folder, onnx = Path(place) / "parent", Path(place) / "parent.onnx"
+        save_model(folder, work.model, work.card)
+        write_onnx(work.model, onnx, channels=contract.channels, size=contract.size)
+        plain = describe(work.card, parent="")
+        write_description(onnx.parent, plain)
+        runners = [eager_runner(work.model, contract), open_runner(onnx, plain, num_threads=threads), runner]
+        speeds: list[list[Speed]] = [[], [], []]
+        for batch in BATCHES:
+            parents, childs = (_block(pixels, batch) for pixels in answers.pixels)
+            timed = time_in_turns(runners, [parents, parents, childs], num_threads=threads, most_seconds=seconds)
+            for own, speed in zip(speeds, timed, strict=True):
+                own.append(speed)
+        paths = (folder, onnx, file)
+        memory = [peak_in_own_process(path, batch=BATCHES[-1], num_threads=threads) for path in paths]
+        sizes = [size_bytes(folder / "model.safetensors"), size_bytes(onnx), size_bytes(file)]
+    names = (_PARENT_TORCH, _PARENT_ONNX, _CHILD)
+    return [
+        _Measured(name, tuple(own), held, size)
+        for name, own, held, size in zip(names, speeds, memory, sizes, strict=True)
+    ]
+
+
+def _block(pixels: Pixels, batch: int) -> Pixels:
+    """The first `batch` images, from the start again where there are fewer."""
+    return pixels[np.arange(batch) % len(pixels)]
+
+
+def _write(
+    run: RunFolder,
+    file: Path,
+    loss: Loss,
+    first: Estimate,
+    measured: Sequence[_Measured],
+    *,
+    work: Work,
+    threads: int,
+    max_drop: float | None,
+    is_shipped: bool,
+) -> None:
+    score = SCORES[work.card.task]
+    values = {_PARENT_TORCH: loss.parent, _PARENT_ONNX: loss.parent, _CHILD: loss.child}
+    models = [
+        {
+            "name": each.name,
+            "score": None if each.name == _PARENT_ONNX else value_of(values[each.name], score),
+            "calibration": None
+            if each.name == _PARENT_ONNX
+            else value_of(values[each.name], "expected_calibration_error"),
+            "size_bytes": each.size_bytes,
+            "speeds": [asdict(speed) for speed in each.speeds],
+            "memory": None if each.memory is None else asdict(each.memory),
+        }
+        for each in measured
+    ]
+    content = {
+        "format": 1,
+        "file": file.name,
+        "task": work.card.task,
+        "score": score,
+        "num_images": loss.drop.n,
+        "drop": asdict(loss.drop),
+        "drop_from_first": asdict(first),
+        "agreement": asdict(loss.agreement),
+        "max_drop": max_drop,
+        "is_shipped": is_shipped,
+        "threads": threads,
+        "machine": _machine(),
+        "models": models,
+    }
+    write_text(run.path / "audit.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _machine() -> str:
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    return f"{cpu}, {os.cpu_count()} cores, torch {version('torch')}, onnxruntime {version('onnxruntime')}"
+
+
+def _sentence(drop: Estimate, task: str) -> str:
+    is_share = task != "regression"
+    scale, unit = (100, " points") if is_share else (1, "")
+    how = "lost" if drop.value >= 0 else "gained"
+    low, high = (scale * x for x in (drop.low, drop.high))
+    return (
+        f"the exported file {how} {abs(scale * drop.value):.2f}{unit} of {SCORES[task].replace('_', ' ')} against its "
+        f"parent on {drop.n} test images (95 % interval of the loss {low:.2f} to {high:.2f})"
+    )
+
+
+def _refuse(file: Path, drop: Estimate, *, max_drop: float | None, run: RunFolder) -> None:
+    shutil.rmtree(file.parent)
+    run.note(
+        f"not handed over: it lost {drop.value:.4f}, more than max_drop={max_drop} allows; {file.parent.name}/ was "
+        "removed, the model folder, if any, stays to be looked at"
+    )
+
+
+def _metrics(loss: Loss, measured: Sequence[_Measured], work: Work) -> list[Metric]:
+    labels = None if isinstance(work.training.labels, str) else work.training.labels
+
+    def row(found: Estimate, model: str, target: str | None = None) -> Metric:
+        return Metric(
+            name=found.name, value=found.value, low=found.low, high=found.high, n=found.n, split="test",
+            labels_per_class=labels, model=model, target=target,
+        )  # fmt: skip
+
+    def scores(found: Sequence[TargetEstimate], model: str) -> list[Metric]:
+        return [row(each.estimate, model, each.target) for each in found]
+
+    rows = [*scores(loss.child, _CHILD), *scores(loss.parent, "parent")]
+    rows += [row(loss.drop, "exported against parent"), row(loss.agreement, "exported against parent")]
+    for each in measured:
+        figures = {"size_mb": each.size_bytes / 1e6}
+        figures |= {f"latency_ms_batch_{speed.batch}": speed.median_ms for speed in each.speeds}
+        figures |= {f"images_per_second_batch_{speed.batch}": speed.images_per_second for speed in each.speeds}
+        figures |= {} if each.memory is None else {"inference_memory_mb": each.memory.total_mb}
+        rows += [
+            Metric(name=name, value=value, n=loss.drop.n, split="test", labels_per_class=labels, model=each.name)
+            for name, value in figures.items()
+        ]
+    return rows
