@@ -19,6 +19,7 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "finetune": config.FinetuneSettings,
         "compare": config.CompareSettings,
         "advise": config.AdviseSettings,
+        "export": config.ExportSettings,
         "predict": config.PredictSettings,
         "embed": config.EmbedSettings,
         "neighbors": config.NeighborsSettings,
@@ -68,6 +69,8 @@ def _main_of(stage: str) -> Callable[[Any], int]:
             from pipelines.selftrain import main
         case "adapt":
             from pipelines.adapt import main
+        case "export":
+            from pipelines.export import main
         case "predict":
             from pipelines.predict import main
         case "embed":

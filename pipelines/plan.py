@@ -8,6 +8,7 @@ import yaml
 from ssl_ft import config
 from ssl_ft.build.cluster import batch_script
 from ssl_ft.build.comparison_work import plan_comparison
+from ssl_ft.build.exporting import plan_export
 from ssl_ft.build.pretraining import plan_pretraining
 from ssl_ft.build.shift import plan_shift
 from ssl_ft.handover import plan_labelled, pretrain_path
@@ -40,6 +41,8 @@ def plan_lines(settings: Any) -> list[str]:
             return plan_shift(settings)
         case config.ProbeSettings() | config.FinetuneSettings():
             return plan_labelled(settings)
+        case config.ExportSettings():
+            return plan_export(settings)
         case config.CompareSettings():
             return plan_comparison(settings)
     return []

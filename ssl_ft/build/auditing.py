@@ -5,13 +5,9 @@ held against the first. The arithmetic is in `ssl_ft/evaluate/audit.py`, the clo
 """
 
 import json
-import os
-import platform
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_ft.artifact import InputContract, find_model, save_model
+from ssl_ft.artifact import InputContract, find_model
 from ssl_ft.build.compressing import Work
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.audit import SCORES, Loss, drop_of_classes, loss_of_classes, loss_of_targets, value_of
@@ -27,20 +23,15 @@ from ssl_ft.evaluate.augmented import LINKS, mean_outputs
 from ssl_ft.evaluate.features import Inputs
 from ssl_ft.evaluate.metrics import Estimate
 from ssl_ft.evaluate.target_metrics import TargetEstimate, paired_target_difference
-from ssl_ft.export.description import NAME, Description, describe, read_description, size_bytes, write_description
-from ssl_ft.export.memory import Memory, peak_in_own_process
-from ssl_ft.export.onnx_file import write_onnx
+from ssl_ft.export.costs import CHILD, Costs, Exported, machine_words, measure_costs
+from ssl_ft.export.description import NAME, Description, describe, read_description, write_description
 from ssl_ft.export.running import Pixels, Runner, open_runner
-from ssl_ft.export.timing import Speed, eager_runner, time_in_turns
 from ssl_ft.result import Metric
 from ssl_ft.runlog import RunFolder, write_text
 
-BATCHES = (1, 32)
-"""Images a call, for latency and for throughput."""
 REFUSED = 3
 """Exit code of a stage whose file lost more than `max_drop`."""
 
-_PARENT_TORCH, _PARENT_ONNX, _CHILD = "parent, PyTorch", "parent, ONNX", "exported"
 _BATCH = 64
 
 
@@ -71,16 +62,6 @@ class _Answers:
     pixels: tuple[Pixels, Pixels]
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Speed, memory and size of one model; None where this machine does not tell."""
-
-    name: str
-    speeds: tuple[Speed, ...]
-    memory: Memory | None
-    size_bytes: int
-
-
 def audit(
     file: Path,
     work: Work,
@@ -89,6 +70,7 @@ def audit(
     num_threads: int,
     max_drop: float | None,
     most_seconds: float = 20.0,
+    measures_costs: bool = True,
 ) -> Audited:
     """Score the exported file and its parent on the test split, once each, and measure both.
 
@@ -100,6 +82,7 @@ def audit(
         num_threads: CPU threads of every runtime.
         max_drop: most that the score may fall; None: no limit.
         most_seconds: of timing, for each size of batch.
+        measures_costs: speed, memory and size too; else scores alone.
 
     Raises:
         UserError: no test images, none readable, or a runtime that is not installed.
@@ -109,7 +92,12 @@ def audit(
     answers = _answer(runner, description.contract, work, run=run)
     loss = _loss(answers, work)
     first = _first_drop(answers, loss, work, run=run)
-    measured = _measure(file, description, work, answers, runner=runner, threads=num_threads, seconds=most_seconds)
+    measured: list[Costs] = []
+    if measures_costs:
+        measured = measure_costs(
+            Exported(file, description, runner), work.model, work.card, pixels=answers.pixels, num_threads=num_threads,
+            most_seconds=most_seconds, place=run.path,
+        )  # fmt: skip
     is_shipped = max_drop is None or loss.drop.value <= max_drop
     _write(run, file, loss, first, measured, work=work, threads=num_threads, max_drop=max_drop, is_shipped=is_shipped)
     run.note(_sentence(loss.drop, work.card.task))
@@ -160,14 +148,16 @@ def _loss(answers: _Answers, work: Work) -> Loss:
     return loss_of_targets(targets, answers.parent, answers.child, names=names, task=task, seed=seed)
 
 
-def _first_drop(answers: _Answers, loss: Loss, work: Work, *, run: RunFolder) -> Estimate:
-    """The drop against the first model of the chain, whose answers the parent's audit kept; else that of the parent.
+def _first_drop(answers: _Answers, loss: Loss, work: Work, *, run: RunFolder) -> tuple[str, Estimate]:
+    """The first model of the chain and the drop against it: its answers were kept by the parent's audit, if any.
 
     The answers are kept for the next link.
     """
-    first, kept = answers.parent, _kept(work)
+    folder = find_model(work.settings.model, kind="classifier")
+    name, first, kept = str(folder), answers.parent, _kept(folder.parent, work)
     if kept is not None and np.array_equal(kept["indices"], answers.indices) and kept["first"].shape == first.shape:
         first = kept["first"].astype(np.float64)
+        name = _first_name(folder.parent) or name
     np.savez_compressed(
         run.path / "audit.npz",
         indices=answers.indices,
@@ -176,23 +166,30 @@ def _first_drop(answers: _Answers, loss: Loss, work: Work, *, run: RunFolder) ->
         exported=answers.child.astype(np.float32),
     )
     if first is answers.parent:
-        return loss.drop
+        return name, loss.drop
     seed, task = work.settings.seed, work.card.task
     if task == "classes":
         labels = work.images.labels[answers.indices]
-        return drop_of_classes(labels, first.argmax(1), answers.child.argmax(1), seed=seed)
+        return name, drop_of_classes(labels, first.argmax(1), answers.child.argmax(1), seed=seed)
     targets = work.images.targets[answers.indices]
-    return paired_target_difference(targets, first, answers.child, task=task, seed=seed)
+    return name, paired_target_difference(targets, first, answers.child, task=task, seed=seed)
 
 
-def _kept(work: Work) -> dict[str, NDArray[Any]] | None:
-    """What the audit of the parent kept, where the parent came out of one on the same data."""
-    path = find_model(work.settings.model, kind="classifier").parent / "audit.npz"
+def _kept(parent: Path, work: Work) -> dict[str, NDArray[Any]] | None:
+    """What the audit in the parent's run kept, where there was one on the same test images."""
+    path = parent / "audit.npz"
     same_test = [each.fingerprint for each in work.run.data if each.role == "test"]
     if not path.is_file() or _test_fingerprint(path.parent) not in same_test:
         return None
     with np.load(path, allow_pickle=False) as held:
         return {name: held[name] for name in ("indices", "first")}
+
+
+def _first_name(parent: Path) -> str | None:
+    try:
+        return str(json.loads((parent / "audit.json").read_text(encoding="utf-8"))["first"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _test_fingerprint(run: Path) -> str | None:
@@ -203,52 +200,12 @@ def _test_fingerprint(run: Path) -> str | None:
         return None
 
 
-def _measure(
-    file: Path,
-    description: Description,
-    work: Work,
-    answers: _Answers,
-    *,
-    runner: Runner,
-    threads: int,
-    seconds: float,
-) -> list[_Measured]:
-    """The parent in PyTorch, the parent in ONNX, and the file: timed in turns, memory each in a process of its own."""
-    contract = work.card.contract
-    with tempfile.TemporaryDirectory(prefix=".audit-", dir=work.run.path) as place:
-        folder, onnx = Path(place) / "parent", Path(place) / "parent.onnx"
-        save_model(folder, work.model, work.card)
-        write_onnx(work.model, onnx, channels=contract.channels, size=contract.size)
-        plain = describe(work.card, parent="")
-        write_description(onnx.parent, plain)
-        runners = [eager_runner(work.model, contract), open_runner(onnx, plain, num_threads=threads), runner]
-        speeds: list[list[Speed]] = [[], [], []]
-        for batch in BATCHES:
-            parents, childs = (_block(pixels, batch) for pixels in answers.pixels)
-            timed = time_in_turns(runners, [parents, parents, childs], num_threads=threads, most_seconds=seconds)
-            for own, speed in zip(speeds, timed, strict=True):
-                own.append(speed)
-        paths = (folder, onnx, file)
-        memory = [peak_in_own_process(path, batch=BATCHES[-1], num_threads=threads) for path in paths]
-        sizes = [size_bytes(folder / "model.safetensors"), size_bytes(onnx), size_bytes(file)]
-    names = (_PARENT_TORCH, _PARENT_ONNX, _CHILD)
-    return [
-        _Measured(name, tuple(own), held, size)
-        for name, own, held, size in zip(names, speeds, memory, sizes, strict=True)
-    ]
-
-
-def _block(pixels: Pixels, batch: int) -> Pixels:
-    """The first `batch` images, from the start again where there are fewer."""
-    return pixels[np.arange(batch) % len(pixels)]
-
-
 def _write(
     run: RunFolder,
     file: Path,
     loss: Loss,
-    first: Estimate,
-    measured: Sequence[_Measured],
+    first: tuple[str, Estimate],
+    measured: Sequence[Costs],
     *,
     work: Work,
     threads: int,
@@ -256,20 +213,19 @@ def _write(
     is_shipped: bool,
 ) -> None:
     score = SCORES[work.card.task]
-    values = {_PARENT_TORCH: loss.parent, _PARENT_ONNX: loss.parent, _CHILD: loss.child}
     models = [
         {
             "name": each.name,
-            "score": None if each.name == _PARENT_ONNX else value_of(values[each.name], score),
-            "calibration": None
-            if each.name == _PARENT_ONNX
-            else value_of(values[each.name], "expected_calibration_error"),
             "size_bytes": each.size_bytes,
             "speeds": [asdict(speed) for speed in each.speeds],
             "memory": None if each.memory is None else asdict(each.memory),
         }
         for each in measured
     ]
+    scores = {
+        name: {"score": value_of(found, score), "calibration": value_of(found, "expected_calibration_error")}
+        for name, found in (("parent", loss.parent), (CHILD, loss.child))
+    }
     content = {
         "format": 1,
         "file": file.name,
@@ -277,24 +233,17 @@ def _write(
         "score": score,
         "num_images": loss.drop.n,
         "drop": asdict(loss.drop),
-        "drop_from_first": asdict(first),
+        "first": first[0],
+        "drop_from_first": asdict(first[1]),
         "agreement": asdict(loss.agreement),
         "max_drop": max_drop,
         "is_shipped": is_shipped,
         "threads": threads,
-        "machine": _machine(),
+        "machine": machine_words(),
+        "scores": scores,
         "models": models,
     }
     write_text(run.path / "audit.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    return f"{cpu}, {os.cpu_count()} cores, torch {version('torch')}, onnxruntime {version('onnxruntime')}"
 
 
 def _sentence(drop: Estimate, task: str) -> str:
@@ -316,7 +265,7 @@ def _refuse(file: Path, drop: Estimate, *, max_drop: float | None, run: RunFolde
     )
 
 
-def _metrics(loss: Loss, measured: Sequence[_Measured], work: Work) -> list[Metric]:
+def _metrics(loss: Loss, measured: Sequence[Costs], work: Work) -> list[Metric]:
     labels = None if isinstance(work.training.labels, str) else work.training.labels
 
     def row(found: Estimate, model: str, target: str | None = None) -> Metric:
@@ -328,7 +277,7 @@ def _metrics(loss: Loss, measured: Sequence[_Measured], work: Work) -> list[Metr
     def scores(found: Sequence[TargetEstimate], model: str) -> list[Metric]:
         return [row(each.estimate, model, each.target) for each in found]
 
-    rows = [*scores(loss.child, _CHILD), *scores(loss.parent, "parent")]
+    rows = [*scores(loss.child, CHILD), *scores(loss.parent, "parent")]
     rows += [row(loss.drop, "exported against parent"), row(loss.agreement, "exported against parent")]
     for each in measured:
         figures = {"size_mb": each.size_bytes / 1e6}

@@ -111,7 +111,7 @@ def read_description(folder: Path) -> Description:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["format"] != _FORMAT:
             raise UserError(f"{path} has format {raw['format']!r}; this version of ssl_ft reads format {_FORMAT}")
-        contract = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["contract"].items()}
+        contract: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["contract"].items()}
         description = Description(
             str(raw["kind"]),
             str(raw["task"]),

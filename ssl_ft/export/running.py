@@ -41,7 +41,7 @@ def open_runner(file: Path, description: Description, *, num_threads: int) -> Ru
     """The exported file, loaded.
 
     Args:
-        file: `.onnx`, or a `.pt2` of our own making: its loader can unpickle, so never give it one of others.
+        file: `.onnx`, or a `.pt2` that holds no pickle, as ours.
         description: what lies beside it.
         num_threads: CPU threads of ONNX Runtime; torch uses those of this process.
 
@@ -97,6 +97,9 @@ def _onnx_call(file: Path, *, num_threads: int) -> Callable[[NDArray[np.generic]
 def _program_call(file: Path) -> Callable[[NDArray[np.generic]], Floats32]:
     import torch
 
+    from ssl_ft.export.program_file import check_no_pickle
+
+    check_no_pickle(file)
     module = torch.export.load(file).module()
 
     def call(images: NDArray[np.generic]) -> Floats32:

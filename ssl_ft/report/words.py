@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_ft.report import formats
+from ssl_ft.report.audit_file import audit_sentence
 from ssl_ft.report.budgets import accuracies, judged_split
 from ssl_ft.report.formats import Budget, listed
 from ssl_ft.report.pair_words import PAIR_BASELINES, PAIR_WORDS, paired_verdict, stage_account
@@ -48,6 +49,7 @@ _STAGE_TITLES = {
     "probe": "Probe",
     "finetune": "Fine-tuning",
     "compare": "Comparison of strategies",
+    "compress": "Compression",
     "shift": "Shift",
     "selftrain": "Self-training",
     "adapt": "Adaptation",
@@ -63,6 +65,8 @@ def finding(run: Run) -> str:
     """The answer of one judged run, as one or two sentences; empty where it has no accuracy."""
     if run.extras.shift is not None:
         return shift_sentence(run.extras.shift)
+    if run.extras.audit is not None:
+        return audit_sentence(run.extras.audit)
     scores = accuracies(run)
     subject = next((model for model in scores if model not in _BASELINES), None)
     if subject is None:

@@ -26,8 +26,10 @@ def exported(work: Work, *, seed: int = 0) -> Path:
     return folder / "model.onnx"
 
 
-def run_audit(work: Work, file: Path, *, max_drop: float | None = None):
-    return audit(file, work, run=work.run, num_threads=1, max_drop=max_drop, most_seconds=0.01)
+def run_audit(work: Work, file: Path, *, max_drop: float | None = None, measures_costs: bool = False):
+    return audit(
+        file, work, run=work.run, num_threads=1, max_drop=max_drop, most_seconds=0.01, measures_costs=measures_costs
+    )
 
 
 def told(work: Work):
@@ -48,6 +50,14 @@ def test_an_unchanged_model_loses_nothing(tmp_path):
         right = work.model(CONTRACT.normalise(torch.from_numpy(pixels))).argmax(1).numpy() == truth
     assert rows["accuracy", "exported"].value == rows["accuracy", "parent"].value == pytest.approx(right.mean())
     assert rows["accuracy", "exported"].labels_per_class == 5
+    assert (file.parent / "model.json").is_file()
+
+
+@pytest.mark.slow
+def test_costs_are_measured_of_parent_and_file(tmp_path):
+    work = make_work(tmp_path)
+    file = exported(work)
+    rows = {(row.name, row.model): row for row in run_audit(work, file, measures_costs=True).metrics}
     assert rows["size_mb", "exported"].value == pytest.approx(file.stat().st_size / 1e6)
     for model in ("parent, PyTorch", "parent, ONNX", "exported"):
         assert rows["latency_ms_batch_1", model].value > 0
@@ -57,7 +67,6 @@ def test_an_unchanged_model_loses_nothing(tmp_path):
     memory = {model: rows["inference_memory_mb", model].value for model in ("parent, PyTorch", "exported")}
     assert memory["exported"] < memory["parent, PyTorch"]
     assert told(work)["models"][2]["speeds"][1]["batch"] == 32
-    assert (file.parent / "model.json").is_file()
     assert not list(work.run.path.glob(".audit-*"))
 
 
@@ -94,7 +103,8 @@ def test_the_next_link_is_held_against_the_first(tmp_path):
     run_audit(two, exported(two))
     content = told(two)
     assert content["drop"]["value"] == 0
-    assert content["drop_from_first"]["value"] == pytest.approx(1 - content["models"][0]["score"])
+    assert content["first"] == str(tmp_path / "one" / "parent" / "classifier")
+    assert content["drop_from_first"]["value"] == pytest.approx(1 - content["scores"]["parent"]["score"])
     with np.load(two.run.path / "audit.npz") as held:
         assert np.array_equal(held["first"], kept["first"])
 
