@@ -24,7 +24,8 @@ from ssl_ft.evaluate.features import Inputs
 from ssl_ft.evaluate.metrics import Estimate
 from ssl_ft.evaluate.target_metrics import TargetEstimate, paired_target_difference
 from ssl_ft.export.costs import CHILD, Costs, Exported, machine_words, measure_costs
-from ssl_ft.export.description import NAME, Description, describe, read_description, write_description
+from ssl_ft.export.description import NAME, Description, describe, read_description
+from ssl_ft.export.folder import complete_folder
 from ssl_ft.export.running import Pixels, Runner, open_runner
 from ssl_ft.result import Metric
 from ssl_ft.runlog import RunFolder, write_text
@@ -110,7 +111,7 @@ def audit(
 def _description(file: Path, work: Work) -> Description:
     if not (file.parent / NAME).is_file():
         parent = work.run.parents[0].sha256 if work.run.parents else ""
-        write_description(file.parent, describe(work.card, parent=parent))
+        complete_folder(file.parent, describe(work.card, parent=parent))
     return read_description(file.parent)
 
 
@@ -269,8 +270,11 @@ def _metrics(loss: Loss, measured: Sequence[Costs], work: Work) -> list[Metric]:
     labels = None if isinstance(work.training.labels, str) else work.training.labels
 
     def row(found: Estimate, model: str, target: str | None = None) -> Metric:
+        # Decisions about one image are not independent: the calibration of labels has no interval.
+        is_point = work.card.task == "multi_label" and found.name == "expected_calibration_error"
         return Metric(
-            name=found.name, value=found.value, low=found.low, high=found.high, n=found.n, split="test",
+            name=found.name, value=found.value, low=None if is_point else found.low,
+            high=None if is_point else found.high, n=found.n, split="test",
             labels_per_class=labels, model=model, target=target,
         )  # fmt: skip
 

@@ -21,10 +21,10 @@ from ssl_ft.config import ExportSettings
 from ssl_ft.data.source import Source, open_source
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.features import compute_outputs, read_inputs
-from ssl_ft.export import standalone
 from ssl_ft.export.check import Checked, check_file
-from ssl_ft.export.description import Description, describe, file_digest, size_bytes, write_description
+from ssl_ft.export.description import Description, describe, file_digest, size_bytes
 from ssl_ft.export.extras import check_onnx, import_onnxruntime
+from ssl_ft.export.folder import complete_folder
 from ssl_ft.export.inside import Normalised
 from ssl_ft.export.onnx_file import write_onnx_graph
 from ssl_ft.export.program_file import write_executorch, write_inductor, write_program
@@ -130,9 +130,7 @@ def write_files(settings: ExportSettings, subject: Subject, run: RunFolder) -> l
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             continue
         files.append(_about_file(each, path, checked, size=size, settings=settings))
-    write_description(folder, description.with_files(files))
-    if (folder / NAMES["onnx"]).is_file() and subject.card.kind == "classifier":
-        shutil.copyfile(standalone.__file__, folder / "predict.py")
+    complete_folder(folder, description.with_files(files))
     return rows
 
 

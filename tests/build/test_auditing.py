@@ -1,6 +1,7 @@
 """The audit of an exported file: what it says of an unchanged and of a spoilt model, its limit, chains, other tasks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,23 @@ from ssl_ft.build.auditing import audit
 from ssl_ft.build.compressing import Work
 from ssl_ft.errors import UserError
 from ssl_ft.export.onnx_file import write_onnx
+from ssl_ft.export.program_file import write_program
 from ssl_ft.result import LabelsUsed
 from tests.export.works import CONTRACT, make_model, make_work
 
 pytest.importorskip("onnxruntime")
 
 
-def exported(work: Work, *, seed: int = 0) -> Path:
-    """The work's own model as a file, or one with other weights."""
+def exported(work: Work, *, seed: int = 0, name: str = "model.pt2") -> Path:
+    """The work's own model as a file, or one with other weights; ONNX takes several times as long to write."""
     model, _ = make_model(work.card.task, seed=seed)
-    folder = work.run.path / "exported"
-    folder.mkdir()
-    write_onnx(model, folder / "model.onnx", channels=3, size=CONTRACT.size)
-    return folder / "model.onnx"
+    file = work.run.path / "exported" / name
+    file.parent.mkdir()
+    if file.suffix == ".onnx":
+        write_onnx(model, file, channels=3, size=CONTRACT.size)
+    else:
+        write_program(model, file, example=torch.zeros(2, 3, CONTRACT.size, CONTRACT.size))
+    return file
 
 
 def run_audit(work: Work, file: Path, *, max_drop: float | None = None, measures_costs: bool = False):
@@ -38,7 +43,7 @@ def told(work: Work):
 
 def test_an_unchanged_model_loses_nothing(tmp_path):
     work = make_work(tmp_path)
-    file = exported(work)
+    file = exported(work, name="model.onnx")
     found = run_audit(work, file, max_drop=0.0)
     assert (found.is_shipped, found.num_images, found.num_scored) == (True, 20, 2)
     rows = {(row.name, row.model): row for row in found.metrics}
@@ -56,7 +61,7 @@ def test_an_unchanged_model_loses_nothing(tmp_path):
 @pytest.mark.slow
 def test_costs_are_measured_of_parent_and_file(tmp_path):
     work = make_work(tmp_path)
-    file = exported(work)
+    file = exported(work, name="model.onnx")
     rows = {(row.name, row.model): row for row in run_audit(work, file, measures_costs=True).metrics}
     assert rows["size_mb", "exported"].value == pytest.approx(file.stat().st_size / 1e6)
     for model in ("parent, PyTorch", "parent, ONNX", "exported"):
@@ -121,8 +126,6 @@ def test_other_tasks_have_scores_of_their_own(tmp_path, task, score):
 
 
 def test_without_test_images_there_is_no_audit(tmp_path):
-    from dataclasses import replace
-
     work = make_work(tmp_path)
     work = replace(work, split=replace(work.split, test=np.empty(0, np.int64)))
     with pytest.raises(UserError, match="has no test images to audit"):
