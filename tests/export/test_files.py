@@ -109,8 +109,9 @@ def test_a_timm_folder_says_what_is_ours(tmp_path, model_and_card, expected):
         outputs = loaded(CONTRACT.normalise(torch.from_numpy(PIXELS))).numpy()
     assert np.allclose(outputs, expected, rtol=1e-4, atol=1e-4)
     settings = timm.data.resolve_model_data_config(loaded)
-    assert (settings["mean"], settings["std"]) == (CONTRACT.mean, CONTRACT.std)
-    assert (settings["input_size"], settings["crop_pct"], settings["interpolation"]) == ((3, 32, 32), 1.0, "bilinear")
+    assert (tuple(settings["mean"]), tuple(settings["std"])) == (CONTRACT.mean, CONTRACT.std)
+    assert tuple(settings["input_size"]) == (3, 32, 32)
+    assert (settings["crop_pct"], settings["interpolation"]) == (1.0, "bilinear")
     assert loaded.num_classes == 3
     assert loaded.pretrained_cfg["label_names"] == ["ant", "bee", "cat"]
     assert loaded.pretrained_cfg["license"] == "none"
