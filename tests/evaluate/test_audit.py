@@ -63,7 +63,7 @@ def test_targets_are_held_against_each_other_on_the_same_resamples(task, score):
     truth = (truth > 0.5).astype(np.float32) if task == "multi_label" else truth.astype(np.float32)
     parent = 0.6 * truth + 0.4 * generator.random((60, 2))
     child = 0.5 * truth + 0.5 * generator.random((60, 2))
-    found = paired_target_difference(truth, parent, child, task=task, seed=3, num_resamples=300)
+    found = paired_target_difference(truth, parent, child, task=task, seed=3, num_resamples=100)
 
     def mean(outputs: np.ndarray, rows: np.ndarray) -> float:
         return float(np.mean([score(truth[rows, k], outputs[rows, k]) for k in range(2)]))
@@ -71,7 +71,7 @@ def test_targets_are_held_against_each_other_on_the_same_resamples(task, score):
     everything = np.arange(60)
     assert found.value == pytest.approx(mean(parent, everything) - mean(child, everything))
     slow = []
-    for number in range(300):
+    for number in range(100):
         own = np.random.Generator(np.random.Philox(np.random.SeedSequence([3, number])))
         rows = own.integers(60, size=60)
         slow.append(mean(parent, rows) - mean(child, rows))
