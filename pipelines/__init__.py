@@ -20,6 +20,7 @@ def stage_settings(stage: str) -> type[BaseModel]:
         "finetune": config.FinetuneSettings,
         "compare": config.CompareSettings,
         "advise": config.AdviseSettings,
+        "export": config.ExportSettings,
         "predict": config.PredictSettings,
         "embed": config.EmbedSettings,
         "neighbors": config.NeighborsSettings,

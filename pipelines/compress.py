@@ -4,6 +4,7 @@ import numpy as np
 
 from pipelines import compress_encoder
 from ssl_ft import dist, handover
+from ssl_ft.build.auditing import audit, exit_code
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
 from ssl_ft.build.methods import METHODS, Method
@@ -30,7 +31,7 @@ def main(settings: CompressSettings) -> int:
     split = split_budget(before.budget, labelled.source, labelled.roles)
     run = handover.open_run(before.settings, labelled, stage="compress", name=f"compress-{settings.method}")
     if run.is_finished:
-        return handover.already_done(run)
+        return handover.already_done(run) or exit_code(run.path)
     with run:
         return _compress(before, labelled, split, run, method=method)
 
@@ -62,13 +63,22 @@ def _compress(
         train=len(split.train), val=made.num_val, test=verdict.num_images, earlier=earlier + made.num_earlier
     )
     file = write_models(made, work, used)
-    run.note(f"{file.name}, {file.stat().st_size / 1e6:.1f} MB, is the file that runs elsewhere")
-    # Here `build.auditing.audit(file, work, run=run, num_threads=…, max_drop=settings.max_drop)` scores that file.
+    size, seconds = file.stat().st_size, settings.timing_seconds
+    found = audit(
+        file, work, run=run, num_threads=settings.threads or 1, max_drop=settings.max_drop, most_seconds=seconds,
+        measures_costs=seconds > 0,
+    )  # fmt: skip
+    if found.is_shipped:
+        run.note(f"{file.name}, {size / 1e6:.1f} MB, is the file that runs elsewhere")
     handover.write_damages(run, made.damages)
     run.write_manifest(device=str(work.device))
-    run.finish(metrics=verdict.metrics, labels_used=used, test_scored=verdict.num_scored)
+    run.finish(
+        metrics=[*verdict.metrics, *found.metrics],
+        labels_used=used.model_copy(update={"test": found.num_images}),
+        test_scored=verdict.num_scored + found.num_scored,
+    )
     print(run.path)
-    return 0
+    return exit_code(run.path)
 
 
 def _judge(made: Compressed, work: Work) -> Verdict:

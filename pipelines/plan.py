@@ -10,6 +10,7 @@ from ssl_ft.build.cluster import batch_script
 from ssl_ft.build.comparison_work import plan_comparison
 from ssl_ft.build.compress_plan import plan_compression
 from ssl_ft.build.continuing import plan_adaptation
+from ssl_ft.build.exporting import plan_export
 from ssl_ft.build.pretraining import plan_pretraining
 from ssl_ft.build.shift import plan_shift
 from ssl_ft.build.suggesting import plan_suggestions
@@ -50,6 +51,8 @@ def plan_lines(settings: Any) -> list[str]:
             return plan_suggestions(settings)
         case config.CompressSettings():
             return plan_compression(settings)
+        case config.ExportSettings():
+            return plan_export(settings)
         case config.CompareSettings():
             return plan_comparison(settings)
         case config.TuneSettings():

@@ -1,16 +1,15 @@
-"""Stage predict: label a folder of images with a classifier of any task, into a CSV or Parquet."""
+"""Stage predict: label a folder of images with a classifier of any task, ours or exported, into a CSV or Parquet."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_ft.artifact import ModelCard, find_model, load_model
-from ssl_ft.build.parts import choose_device
+from ssl_ft.build.predicting import Predictor, open_predictor
 from ssl_ft.config import PredictSettings
 from ssl_ft.data.source import open_source
 from ssl_ft.errors import UserError
-from ssl_ft.evaluate.augmented import mean_outputs, reading_contract
+from ssl_ft.evaluate.augmented import reading_contract
 from ssl_ft.evaluate.features import read_inputs
 from ssl_ft.outputs import check_place, write_rows
 from ssl_ft.runlog import say
@@ -22,24 +21,22 @@ def main(settings: PredictSettings) -> int:
     """Write the CSV and print its path; nothing is written where images break the model's input contract."""
     if not settings.classifier or not settings.images:
         raise UserError("predict needs a folder and a classifier: `ssl-ft predict FOLDER classifier=runs/finetune-...`")
-    model, card, _ = load_model(find_model(settings.classifier, kind="classifier"))
+    predictor = open_predictor(settings)
     source = open_source(settings.images)
     out = check_place(Path(settings.out), example="predictions.csv")
     rows: list[list[object]] = []
     damaged: list[tuple[str, str]] = []
-    device = choose_device(settings.device)
-    wanted = reading_contract(card.contract, how=settings.tta)
+    wanted = reading_contract(predictor.contract, how=settings.tta)
     for start in range(0, len(source), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(source)))
         inputs = read_inputs(source, block, wanted, max_damaged_share=1.0, max_pixels=89_478_485, workers=2)
         damaged += inputs.damaged
         if not len(inputs.indices):
             continue
-        outputs = mean_outputs(
-            model, inputs.pixels, card.contract, task=card.task, how=settings.tta, device=device,
-            batch_size=settings.batch_size,
-        )  # fmt: skip
-        rows += [[source.names[index], *_cells(card, own)] for index, own in zip(inputs.indices, outputs, strict=True)]
+        outputs = predictor.predict(inputs.pixels)
+        rows += [
+            [source.names[index], *_cells(predictor, own)] for index, own in zip(inputs.indices, outputs, strict=True)
+        ]
     if not rows:
         raise UserError(f"{settings.images}: not one of {len(source)} images can be read; nothing was written")
     if len(damaged) > settings.max_damaged_share * len(source):
@@ -50,17 +47,17 @@ def main(settings: PredictSettings) -> int:
         )
     for name, reason in damaged:
         say(f"left out: {name} ({reason})")
-    best = ["label", "probability"] if card.task == "classes" else []
+    best = ["label", "probability"] if predictor.task == "classes" else []
     # Shares have a scale of their own, numbers the user's.
-    number_format = ".7g" if card.task == "regression" else ".6f"
-    write_rows(out, ["path", *best, *card.output_names], rows, number_format=number_format)
+    number_format = ".7g" if predictor.task == "regression" else ".6f"
+    write_rows(out, ["path", *best, *predictor.output_names], rows, number_format=number_format)
     say(f"{len(rows)} images labelled")
     print(out)
     return 0
 
 
-def _cells(card: ModelCard, outputs: NDArray[np.float32]) -> list[object]:
+def _cells(predictor: Predictor, outputs: NDArray[np.float32]) -> list[object]:
     """The cells of one image: its class and shares, the probability of each label, or a number for each target."""
     numbers = [float(value) for value in outputs]
     best = int(outputs.argmax())
-    return [card.class_names[best], numbers[best], *numbers] if card.task == "classes" else [*numbers]
+    return [predictor.output_names[best], numbers[best], *numbers] if predictor.task == "classes" else [*numbers]

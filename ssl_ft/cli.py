@@ -25,6 +25,7 @@ STAGES = {
     "selftrain": "finetune, then learn from the classifier's own labels on unlabelled images",
     "adapt": "a classifier for a target without labels, from a labelled source of another kind",
     "compress": "a classifier made smaller: distilled into a student, pruned, or in 8 bits",
+    "export": "a model as ONNX, torch.export, a timm folder: each checked in a fresh process on real images",
     "predict": "label a folder of images with a classifier",
     "embed": "features of a folder of images, into Parquet, CSV or .npz",
     "neighbors": "the nearest images of a pool for each image: a table and contact sheets to look at",
@@ -50,7 +51,10 @@ _OPTIONS = ("-h", "--help", "--dry-run")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit code: 0 done, 1 a fault found by doctor, 2 a mistake, 130, 138, 143 stopped."""
+    """Run the command and give its exit code: 0 done, 1 a fault found by doctor, 2 a mistake, 130, 138, 143 stopped.
+
+    3: done, and what was to be handed over was refused by a limit (`max_drop`, `tolerance`).
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(words)

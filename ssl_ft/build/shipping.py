@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ssl_ft.artifact import save_model
 from ssl_ft.build.compressing import Compressed, Work
+from ssl_ft.export.description import describe
+from ssl_ft.export.folder import complete_folder
 from ssl_ft.export.onnx_file import write_onnx
 from ssl_ft.handover import provenance
 from ssl_ft.result import LabelsUsed
@@ -28,8 +30,10 @@ def write_models(made: Compressed, work: Work, used: LabelsUsed) -> Path:
         save_model(run.path / "classifier", made.model, replace(card, about={**about, **card.about}))
     folder = run.path / "exported"
     folder.mkdir(exist_ok=True)
-    if made.write is not None:
-        return made.write(folder)
     path = folder / "model.onnx"
-    write_onnx(made.model, path, channels=card.contract.channels, size=card.contract.size)
+    if made.write is not None:
+        path = made.write(folder)
+    else:
+        write_onnx(made.model, path, channels=card.contract.channels, size=card.contract.size)
+    complete_folder(folder, describe(card, parent=run.parents[0].sha256))
     return path

@@ -8,6 +8,7 @@ from ssl_ft.config.adapt import AdaptSettings
 from ssl_ft.config.compare import AdviseSettings, CompareSettings
 from ssl_ft.config.compress import CompressSettings
 from ssl_ft.config.distill import DistillSettings
+from ssl_ft.config.export import ExportSettings
 from ssl_ft.config.features import EmbedSettings, NeighborsSettings, SuggestSettings
 from ssl_ft.config.looking import BenchSettings, Check, DoctorSettings, IndexSettings, ReportSettings
 from ssl_ft.config.parts import AlsoSettings, DataSettings, EncoderSettings, OptimSettings, SourceSettings, ViewSettings
@@ -45,6 +46,7 @@ __all__ = [
     "DoctorSettings",
     "EmbedSettings",
     "EncoderSettings",
+    "ExportSettings",
     "FinetuneSettings",
     "GradualSettings",
     "HeadSettings",

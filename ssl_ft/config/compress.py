@@ -42,6 +42,10 @@ class CompressSettings(Stage):
         None, description="most accuracy that may be lost against the model; what loses more is not handed over"
     )
 
+    timing_seconds: Annotated[float, Field(ge=0)] = Field(
+        20.0, description="most time spent on timing model and file, for each size of batch; 0: no speed and memory"
+    )
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         sections = [name for name in ("distill", "prune", "quantize") if getattr(self, name) is not None]

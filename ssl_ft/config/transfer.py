@@ -152,7 +152,9 @@ class RunSettings(Settings):
 
 
 class PredictSettings(Settings):
-    classifier: str = Field("", description="a finetune run folder, or the classifier folder in it")
+    classifier: str = Field(
+        "", description="a finetune run folder, the classifier folder in it, or an exported model.onnx or its folder"
+    )
     images: str = Field("", description="a folder of images or any other source")
     out: str = Field(
         "predictions.csv",

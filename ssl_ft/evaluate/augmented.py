@@ -51,10 +51,25 @@ def mean_outputs(
         device: where to compute.
         batch_size: images a forward pass.
     """
+
+    def outputs(view: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return compute_outputs(model, view, contract, device=device, batch_size=batch_size)
+
+    return mean_over_views(outputs, pixels, contract, task=task, how=how)
+
+
+def mean_over_views(
+    outputs: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    pixels: NDArray[np.uint8],
+    contract: InputContract,
+    *,
+    task: str,
+    how: str,
+) -> NDArray[np.float32]:
+    """The same for whatever gives a model's outputs [N, K] of images as the contract wants them."""
     total, count = np.zeros(1, np.float32), 0
     for view in _views(pixels, contract.size, how=how):
-        outputs = compute_outputs(model, view, contract, device=device, batch_size=batch_size)
-        total, count = total + LINKS[task](torch.from_numpy(outputs)).numpy(), count + 1
+        total, count = total + LINKS[task](torch.from_numpy(outputs(view))).numpy(), count + 1
     return np.asarray(total / np.float32(count), dtype=np.float32)
 
 

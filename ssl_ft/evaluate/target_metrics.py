@@ -155,6 +155,47 @@ def estimate_numbers(
     return means + _target_rows(_NUMBER_METRICS, found, targets, names, level=level)
 
 
+def paired_target_difference(
+    targets: NDArray[np.float32],
+    outputs_a: Floats,
+    outputs_b: Floats,
+    *,
+    task: str,
+    seed: int,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
+    """Estimate score(a) − score(b) on the same images: mean average precision of labels, mean R² of numbers.
+
+    Both see each resample, as in `metrics.paired_difference`. The means are over the targets for which the score is
+    defined on all images; where it is for none there is nothing to compare, and value and interval are 0 to 0 of n = 0.
+
+    Args:
+        targets: float32 [N, K], NaN = missing.
+        outputs_a: float [N, K], probabilities or numbers.
+        outputs_b: float [N, K].
+        task: "multi_label" or "regression".
+        seed: of the resamples.
+        num_resamples: behind the interval.
+        level: coverage of the interval, in (0, 1).
+    """
+    scorer, row, lowest = (ranking_scores, 0, -1.0) if task == "multi_label" else (regression_scores, 2, -np.inf)
+    name = "mean_average_precision_difference" if task == "multi_label" else "mean_r2_difference"
+    both = [
+        _resampled(targets, outputs[None], scorer, seed=seed, num_resamples=num_resamples)
+        for outputs in (outputs_a, outputs_b)
+    ]
+    defined = ~np.isnan(both[0].values[row])
+    if not defined.any():
+        return Estimate(name, 0.0, 0.0, 0.0, 0)
+    value = float(both[0].values[row, defined].mean() - both[1].values[row, defined].mean())
+    means = [_nanmean(each.resampled[row, defined], axis=0) for each in both]
+    gain = means[0] - means[1]
+    known = gain[~np.isnan(gain)]
+    known = known if len(known) else np.array([lowest, -lowest])
+    return interval_of(name, value, known, level=level, lowest=lowest, highest=-lowest, n=_num_known(targets))
+
+
 def f1_counts(targets: NDArray[np.float32], probabilities: Floats, weights: Floats) -> Floats:
     """Hits, predictions and positives of each label under image weights [N, B]: [3, K, B]."""
     is_known = ~np.isnan(targets)

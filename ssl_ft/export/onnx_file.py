@@ -1,13 +1,13 @@
-"""A classifier as an ONNX file: from float32 images of any batch size, already normalised, to its outputs."""
+"""A model as an ONNX file with a free batch size, its weights inside; what else goes into the graph is its caller's."""
 
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def write_onnx(model: nn.Module, path: Path, *, channels: int, size: int) -> None:
-    """Write the model with a free batch size, its weights inside the file.
+    """Write a model that takes float32 images already normalised.
 
     Args:
         model: in evaluation mode, on the CPU: float32 [B, C, size, size] -> float32 [B, K].
@@ -15,7 +15,17 @@ def write_onnx(model: nn.Module, path: Path, *, channels: int, size: int) -> Non
         channels: C.
         size: side of the images.
     """
-    example = torch.zeros(2, channels, size, size)
+    write_onnx_graph(model, path, example=torch.zeros(2, channels, size, size))
+
+
+def write_onnx_graph(model: nn.Module, path: Path, *, example: Tensor) -> None:
+    """Write a model of any input.
+
+    Args:
+        model: in evaluation mode, on the CPU: one tensor in, one out, batch first.
+        path: the file.
+        example: an input of two images; all its dimensions but the first are fixed by it.
+    """
     torch.onnx.export(
         model,
         (example,),

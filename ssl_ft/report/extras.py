@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_ft.evaluate.summary import Summary
+from ssl_ft.report.audit_file import AUDIT, AuditFile, read_audit
 from ssl_ft.report.comparison_files import SUMMARY, read_summary
 from ssl_ft.report.shift_section import ShiftFile, read_shift
 from ssl_ft.report.target_files import (
@@ -107,6 +108,7 @@ class Extras:
     num_parameters: int | None
     comparison: Summary | None = None
     shift: ShiftFile | None = None
+    audit: AuditFile | None = None
     target_table: TargetTable | None = None
     target_predictions: TargetPredictions | None = None
     tuning: StudyRecord | None = None
@@ -140,6 +142,7 @@ def read_extras(folder: Path, problems: list[str]) -> Extras:
         architecture=architecture[0],
         num_parameters=architecture[1],
         comparison=_guarded(_read_comparison, folder / SUMMARY, None, problems),
+        audit=_guarded(read_audit, folder / AUDIT, None, problems),
         shift=_guarded(read_shift, folder / "shift.json", None, problems),
         target_table=target_table,
         target_predictions=_guarded(read_target_predictions, folder / "target_predictions.npz", None, problems),

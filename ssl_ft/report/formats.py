@@ -24,6 +24,10 @@ _SHARES = {
     "mean_average_precision",
     "auroc",
     "mean_auroc",
+    "accuracy_drop",
+    "mean_average_precision_drop",
+    "agreement",
+    "top1_agreement",
 }
 
 

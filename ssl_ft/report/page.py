@@ -23,6 +23,7 @@ from ssl_ft.report.formats import budget_words
 from ssl_ft.report.lineage import lineage_columns
 from ssl_ft.report.runs import Gathered, Run, gather_runs
 from ssl_ft.report.shift_section import ShiftView, shift_view
+from ssl_ft.report.shipping import shipping_views
 from ssl_ft.report.target_views import TargetView, target_finding, target_view
 from ssl_ft.report.tuning_section import TuningView, tuning_view
 
@@ -104,9 +105,12 @@ def _render(gathered: Gathered, title: str) -> str:
             for index, (name, summary) in enumerate(summaries.items())
         ],
         strategy_legend=comparison_legend(),
+        shipping=shipping_views({run.name: run.extras.audit for run in runs if run.extras.audit is not None}),
         comparisons=[
             sections.accuracy_view(comparison, prefix=f"accuracy-{index}")
-            for index, comparison in enumerate(compare_runs([run for run in runs if run.name not in summaries]))
+            for index, comparison in enumerate(
+                compare_runs([run for run in runs if run.name not in summaries and run.extras.audit is None])
+            )
         ],
         views=[_view(run, f"run-{index}") for index, run in enumerate(runs)],
         costs=sections.costs_table(runs),

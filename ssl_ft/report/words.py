@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_ft.report import formats
+from ssl_ft.report.audit_file import audit_sentence
 from ssl_ft.report.budgets import accuracies, judged_split
 from ssl_ft.report.formats import Budget, listed
 from ssl_ft.report.pair_words import PAIR_BASELINES, PAIR_WORDS, paired_verdict, stage_account
@@ -68,6 +69,8 @@ def finding(run: Run) -> str:
         return shift_sentence(run.extras.shift)
     if run.extras.tuning is not None:
         return tuning_sentence(run.extras.tuning)
+    if run.extras.audit is not None:
+        return audit_sentence(run.extras.audit)
     scores = accuracies(run)
     subject = next((model for model in scores if model not in _BASELINES), None)
     if subject is None:

@@ -12,7 +12,7 @@ from ssl_ft.result import Result
 from tests.pipelines.conftest import write_photos
 
 COMMON = ["threads=1", "device=cpu"]
-TRAINING = [*COMMON, "finetune.min_steps=2", "finetune.epochs=1", "finetune.batch_size=8"]
+TRAINING = [*COMMON, "timing_seconds=0", "finetune.min_steps=2", "finetune.epochs=1", "finetune.batch_size=8"]
 STUDENT = ["distill.student=test_resnet", "distill.args={channels: [16, 16, 32, 32]}"]
 
 
@@ -30,8 +30,13 @@ def test_distilling_leaves_a_student_its_file_and_a_paired_gain(tiny_runs, comma
     assert done.code == 0, done.err
     assert done.out == "s\n"
     result, before = result_of("s"), result_of(tiny_runs / "finetune")
-    assert {m.model for m in result.metrics} == {"student", "student alone", "student over student alone"}
-    assert result.test_scored == 2
+    pair = {"student", "student alone", "student over student alone"}
+    assert {m.model for m in result.metrics} == {*pair, "exported", "parent", "exported against parent"}
+    assert result.test_scored == 4
+    (file,) = [m for m in result.metrics if (m.name, m.model) == ("accuracy", "exported")]
+    (student,) = [m for m in result.metrics if (m.name, m.model) == ("accuracy", "student")]
+    assert file.value == student.value
+    assert json.loads(Path("s/exported/model.json").read_text())["parent"] == result.parents[0].sha256
     used, labels = result.labels_used, before.labels_used
     assert (used.train, used.val, used.test, used.earlier) == (labels.train, labels.val, labels.test, labels.earlier)
     roles = {use.role: use.fingerprint for use in before.data}
