@@ -36,7 +36,7 @@ def test_distilling_leaves_a_student_its_file_and_a_paired_gain(tiny_runs, comma
     (file,) = [m for m in result.metrics if (m.name, m.model) == ("accuracy", "exported")]
     (student,) = [m for m in result.metrics if (m.name, m.model) == ("accuracy", "student")]
     assert file.value == student.value
-    assert json.loads(Path("s/exported/model.json").read_text())["parent"] == result.parents[0].sha256
+    assert json.loads(Path("s/exported/model.json").read_text())["parent_sha256"] == result.parents[0].sha256
     used, labels = result.labels_used, before.labels_used
     assert (used.train, used.val, used.test, used.earlier) == (labels.train, labels.val, labels.test, labels.earlier)
     roles = {use.role: use.fingerprint for use in before.data}
