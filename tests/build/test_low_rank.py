@@ -160,7 +160,7 @@ def test_qlora_is_refused_for_convolutions():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"strategy": "full", "low_rank": {"rank": 4}}, "low_rank belongs to strategy=lora and dora and qlora"),
+        ({"strategy": "full", "low_rank": {"rank": 4}}, "low_rank belongs to strategy=lora or dora or qlora"),
         ({"strategy": "lora", "adapter": {"width": 4}}, "adapter belongs to strategy=adapter; strategy=lora does not"),
         ({"strategy": "dora", "batch_norm": "batch"}, "no batch norm moves in strategy=dora; leave it out"),
         ({"strategy": "lora", "low_rank": {"rank": 0}}, "greater than or equal to 1"),

@@ -384,6 +384,7 @@ class TestFullDisk:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
+    @pytest.mark.slow
     @pytest.mark.dist
     def test_on_two_ranks_only_the_sentence_is_heard(self, photos, tmp_path, capfd):
         resource = pytest.importorskip("resource")

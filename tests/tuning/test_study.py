@@ -150,6 +150,7 @@ def test_a_wish_to_stop_ends_the_work_between_trials(tmp_path):
     assert (len(done), study.num_done) == (2, 2)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study_and_no_trial_is_doubled(tmp_path):
     both = [start(tmp_path / "two", trials=12), start(tmp_path / "two", trials=12)]
     assert [process.wait(timeout=200) for process in both] == [0, 0]
