@@ -70,7 +70,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_comes_back_to_the_bit_and_is_smaller(saved, name):
     model, card, _ = load_model(saved / name)
     images, wanted = load_file(saved / "images")["images"], load_file(saved / "outputs")[name]
-    assert torch.equal(model(images).detach(), wanted)
+    written = load_file(saved / name / "model.safetensors")
+    assert all(torch.equal(value, written[key]) for key, value in model.state_dict().items())
+    # Not to the bit: where memory lies and how many threads there are decide how convolutions sum.
+    torch.testing.assert_close(model(images).detach(), wanted)
     whole = build_encoder(SPECS[name], seed=0)
     sizes = [sum(p.numel() for p in each.parameters()) for each in (model, whole)]
     assert sizes[0] < 0.7 * sizes[1]
