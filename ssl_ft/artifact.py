@@ -10,7 +10,7 @@ import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -50,6 +50,12 @@ class InputContract:
     std: tuple[float, ...]
     white_level: int = 65535
     interpolation: str = "bilinear"
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Self:
+        """The contract that a file tells; whether it can be one is for the file's reader to see."""
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+        return cls(**values)
 
     def check(self, images_BCHW: Tensor) -> None:
         """Refuse a batch that breaks the contract.
@@ -106,6 +112,12 @@ class ModelCard:
         """Of a classifier, what each of its outputs is called."""
         return self.class_names or self.target_names
 
+    @property
+    def num_labels(self) -> int:
+        """Labels that the model and those it started from were trained on, as far as is told."""
+        told = self.about.get("labels trained on", 0)
+        return told if isinstance(told, int) else 0
+
 
 def save_model(folder: Path, model: nn.Module, card: ModelCard) -> str:
     """Write the model into `folder`, whole or not at all.
@@ -121,7 +133,7 @@ def save_model(folder: Path, model: nn.Module, card: ModelCard) -> str:
             k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()
         }
         save_file({k: v.float() if v.dtype == torch.float64 else v for k, v in weights.items()}, partial / _WEIGHTS)
-        digest = _digest(partial / _WEIGHTS)
+        digest = file_digest(partial / _WEIGHTS)
         config = json.dumps(_to_json(card, model, digest), indent=1, ensure_ascii=False) + "\n"
         (partial / _CONFIG).write_text(config, encoding="utf-8")
         (partial / _CARD).write_text(_card_text(card, model, digest), encoding="utf-8")
@@ -145,7 +157,7 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelCard, str]:
     weights = folder / _WEIGHTS
     if not weights.is_file():
         raise UserError(f"{folder} holds no {_WEIGHTS}; the model is incomplete, write it again")
-    if _digest(weights) != digest:
+    if file_digest(weights) != digest:
         raise UserError(
             f"{weights} is not the file that {_CONFIG} was written for (its SHA-256 differs): it was changed or "
             "damaged. Take it from its source again"
@@ -190,11 +202,11 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["format"] != _FORMAT:
             raise UserError(f"{path} has format {raw['format']!r}; this version of ssl_ft reads format {_FORMAT}")
-        contract: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["contract"].items()}
+        contract = InputContract.from_json(raw["contract"])
         spec, names = EncoderSpec.from_json(raw["spec"]), tuple(raw["class_names"])
         # Models from before there were other tasks name none.
         task, targets = raw.get("task", "classes"), tuple(raw.get("target_names", ()))
-        card = ModelCard(raw["kind"], spec, InputContract(**contract), names, raw["about"], task, targets)
+        card = ModelCard(raw["kind"], spec, contract, names, raw["about"], task, targets)
         is_sealed, digest = raw.get("seal") in (None, _seal(raw)), str(raw["sha256"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UserError):
@@ -282,7 +294,8 @@ def _seal(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssl_ft.artifact import ModelCard, find_model, load_model, read_card
+from ssl_ft.artifact import ModelCard, file_digest, find_model, load_model, read_card
 from ssl_ft.build.data import open_data, pool_of, roles_of
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.origins import load_origin, own_origin
@@ -22,7 +22,7 @@ from ssl_ft.data.source import Source, open_source
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.features import compute_outputs, read_inputs
 from ssl_ft.export.check import Checked, check_file
-from ssl_ft.export.description import Description, describe, file_digest, size_bytes
+from ssl_ft.export.description import Description, describe, size_bytes
 from ssl_ft.export.extras import check_onnx, import_onnxruntime
 from ssl_ft.export.folder import complete_folder
 from ssl_ft.export.inside import Normalised

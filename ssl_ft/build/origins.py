@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ssl_ft.artifact import InputContract, ModelCard, find_model, load_model, read_card
+from ssl_ft.artifact import InputContract, ModelCard, file_digest, find_model, load_model, read_card
 from ssl_ft.config import DataSettings, SourceSettings
 from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError
@@ -53,8 +53,7 @@ class Origin:
     @property
     def num_labels(self) -> int:
         """Labels that the model and those it started from were trained on, as far as its card tells."""
-        told = self.card.about.get("labels trained on", 0)
-        return told if isinstance(told, int) else 0
+        return self.card.num_labels
 
     def pretrained_folder(self, *, instead: str) -> Path:
         """The folder of an encoder of ours, whose run tells what it was pretrained on and how.
@@ -138,8 +137,7 @@ def load_origin(origin: Origin) -> tuple[nn.Module, Parent]:
     source = "timm" if origin.kind == "timm" else origin.location
     load_pretrained(encoder, spec, source=source, setting=f"encoder={origin.location}")
     if origin.kind == "weights":
-        with Path(origin.location).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_digest(Path(origin.location))
     else:
         digest = hashlib.sha256(safetensors.torch.save(encoder.state_dict())).hexdigest()
     return encoder.eval(), Parent(path=origin.location, sha256=digest, kind=origin.kind)

@@ -91,17 +91,15 @@ def earlier_labels(folder: Path, card: ModelCard, source: Source, split: LabelSp
     Where its run drew the very same images, those are counted once; else all that the model was trained on, as its
     card tells.
     """
-    told = card.about.get("labels trained on", 0)
-    count = told if isinstance(told, int) else 0
     result = folder.parent / "result.json"
     try:
         before = Result.model_validate_json(result.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return count
+        return card.num_labels
     seen = {used.role: used.fingerprint for used in before.data}
     own = {"train": split.train, "val": split.val}
     if any(len(rows) and seen.get(role) != source.subset(rows).fingerprint() for role, rows in own.items()):
-        return count
+        return card.num_labels
     return before.labels_used.earlier + before.labels_used.also
 
 

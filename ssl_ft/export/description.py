@@ -3,7 +3,6 @@
 Written beside `model.onnx` and read again before that is run. Running is in `running.py`.
 """
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, replace
@@ -111,12 +110,11 @@ def read_description(folder: Path) -> Description:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["format"] != _FORMAT:
             raise UserError(f"{path} has format {raw['format']!r}; this version of ssl_ft reads format {_FORMAT}")
-        contract: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["contract"].items()}
         description = Description(
             str(raw["kind"]),
             str(raw["task"]),
             tuple(raw["output_names"]),
-            InputContract(**contract),
+            InputContract.from_json(raw["contract"]),
             str(raw["input"]["preprocess"]),
             str(raw["input"]["layout"]),
             str(raw["parent_sha256"]),
@@ -132,12 +130,6 @@ def read_description(folder: Path) -> Description:
     if problem:
         raise UserError(f"{path} cannot be trusted: {problem}. Export the model again")
     return description
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_bytes(path: Path) -> int:
