@@ -3,7 +3,7 @@
 Formulas are in `transfer/coral.py` and `transfer/adversary.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_ft.artifact import InputContract
 from ssl_ft.build.draft import Start
 from ssl_ft.build.labels import LabelledImages
-from ssl_ft.build.parts import view_recipe
+from ssl_ft.build.unlabelled_views import unlabelled_views
 from ssl_ft.config import AdaptSettings
-from ssl_ft.data.batches import Batch, ViewMaker, batches
 from ssl_ft.models.encoders import num_features
 from ssl_ft.optim import parameter_groups
 from ssl_ft.seeding import derive_seed
@@ -24,9 +22,6 @@ from ssl_ft.transfer.adversary import Critic, domain_loss, reversal_strength
 from ssl_ft.transfer.aligned import Alignment, AlignPenalty
 from ssl_ft.transfer.coral import coral
 from ssl_ft.transfer.strategy import Prepared
-
-# More steps than any training takes: the stream is left where training ends.
-_ENDLESS = 10**9
 
 
 def alignment(
@@ -47,7 +42,9 @@ def alignment(
                 critic = Critic(num_features(start.encoder)).to(device)
             align = partial(_critic_terms, critic, settings.critic_weight, num_steps)
             groups = [*groups, *parameter_groups([(critic, 1.0)], weight_decay=settings.optim.weight_decay)]
-        next_views = _target_views(settings, target, start.contract, device=device)
+        next_views = unlabelled_views(
+            settings, target, np.arange(len(target.source)), contract=start.contract, purpose="target", device=device
+        )
         penalty = AlignPenalty(prepared.model, next_views=next_views, align=align, critic=critic)
 
         def merge() -> torch.nn.Module:
@@ -71,16 +68,3 @@ def _critic_terms(
 ) -> dict[str, Tensor]:
     strength = reversal_strength(min(1.0, step / num_steps))
     return {"domain": weight * domain_loss(critic, source, target, strength=strength)}
-
-
-def _target_views(
-    settings: AdaptSettings, target: LabelledImages, contract: InputContract, *, device: torch.device
-) -> Callable[[], Tensor]:
-    seed = derive_seed(settings.seed, "target") >> 33  # an int that every seed's type takes
-    count = len(target.source)
-    store = target.store(np.arange(count), contract, seed=seed)
-    size = min(settings.batch_size, count)
-    stream: Iterator[Batch] = batches(store, batch_size=size, seed=seed, start_step=0, num_steps=_ENDLESS, workers=2)
-    recipe = view_recipe(settings.views, size=contract.size, channels=contract.channels)
-    views = ViewMaker(recipe, contract.mean, contract.std, seed)
-    return lambda: views(next(stream).to(device), view=0)

@@ -3,7 +3,7 @@
 Formulas are in `transfer/l2sp.py` and `transfer/feature_distance.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,17 +12,12 @@ from torch.optim import Optimizer
 from ssl_ft.build.data import open_data, pool_of
 from ssl_ft.build.draft import Draft, full_rates
 from ssl_ft.build.labels import LabelledImages
-from ssl_ft.build.parts import view_recipe
+from ssl_ft.build.unlabelled_views import unlabelled_views
 from ssl_ft.config import DataSettings, DistanceSettings, FinetuneSettings, L2SPSettings
-from ssl_ft.data.batches import Batch, ViewMaker, batches
 from ssl_ft.data.source import Source
-from ssl_ft.seeding import derive_seed
 from ssl_ft.transfer.feature_distance import DistancePenalty
 from ssl_ft.transfer.l2sp import l2sp, pull
 from ssl_ft.transfer.strategy import Prepared, head_names, scaled_groups
-
-# More steps than any training takes: the stream is left where training ends.
-_ENDLESS = 10**9
 
 
 def prepare_l2sp(settings: FinetuneSettings, draft: Draft) -> Prepared:
@@ -87,14 +82,11 @@ def unlabelled_source(settings: FinetuneSettings, images: LabelledImages) -> Sou
 
 
 def _unlabelled_views(settings: FinetuneSettings, draft: Draft) -> Callable[[], Tensor] | None:
-    source, contract = unlabelled_source(settings, draft.images), draft.start.contract
+    source = unlabelled_source(settings, draft.images)
     if source is None:
         return None
-    seed = derive_seed(settings.seed, "unlabelled") >> 33  # an int that every seed's type takes
     unlabelled = LabelledImages(source, draft.images.data, np.empty(0, np.int64), draft.images.folder / "unlabelled")
-    store = unlabelled.store(np.arange(len(source)), contract, seed=seed)
-    size = min(settings.batch_size, len(source))
-    stream: Iterator[Batch] = batches(store, batch_size=size, seed=seed, start_step=0, num_steps=_ENDLESS, workers=2)
-    recipe = view_recipe(settings.views, size=contract.size, channels=contract.channels)
-    views = ViewMaker(recipe, contract.mean, contract.std, seed)
-    return lambda: views(next(stream).to(draft.device), view=0)
+    return unlabelled_views(
+        settings, unlabelled, np.arange(len(source)), contract=draft.start.contract, purpose="unlabelled",
+        device=draft.device,
+    )  # fmt: skip

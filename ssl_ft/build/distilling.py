@@ -3,7 +3,7 @@
 Distilling of encoders, which needs no label, is `feature_distilling.py`; losses and modules are in `compress/`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -15,27 +15,22 @@ from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.draft import Start
 from ssl_ft.build.origins import record_start
 from ssl_ft.build.pairs import Contender
-from ssl_ft.build.parts import view_recipe
+from ssl_ft.build.parts import label_views
 from ssl_ft.build.selftraining import Unlabelled, without_copies
 from ssl_ft.build.students import Student, make_student
+from ssl_ft.build.tasks import build_mixing, count_weights
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
+from ssl_ft.build.unlabelled_views import unlabelled_views
 from ssl_ft.compress.depth_heads import DepthHeads, earlier_widths
 from ssl_ft.compress.distill_losses import hard_target_loss, soft_target_loss
 from ssl_ft.compress.distilled import Distilled, Teach
 from ssl_ft.compress.teacher import Teacher
 from ssl_ft.config import DistillSettings, FinetuneSettings
-from ssl_ft.data.batches import Batch, ViewMaker, batches
 from ssl_ft.errors import UserError
 from ssl_ft.handover import record_data
-from ssl_ft.objectives.mixing import Mixing
-from ssl_ft.objectives.target_losses import class_weights
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import say
-from ssl_ft.seeding import derive_seed
 from ssl_ft.transfer.strategy import Prepared, scaled_groups
-
-# More steps than any training takes: the stream is left where training ends.
-_ENDLESS = 10**9
 
 
 def distill(work: Work) -> Compressed:
@@ -117,8 +112,7 @@ def _teaching(
     if settings.kind != "hard":
         teach = partial(soft_target_loss, temperature=settings.temperature)
     labels = work.images.labels[work.split.train]
-    recipe = view_recipe(training.views, size=start.contract.size, channels=start.contract.channels)
-    imbalance, counts = training.imbalance, np.bincount(labels, minlength=len(work.card.output_names)).tolist()
+    counts = np.bincount(labels, minlength=len(work.card.output_names)).tolist()
 
     def extend(prepared: Prepared) -> Prepared:
         if not has_depth:
@@ -138,20 +132,25 @@ def _teaching(
         return replace(prepared, groups=[*prepared.groups, *more], merge=merge)
 
     def taught(prepared: Prepared) -> Distilled:
-        mixing = training.mix
+        more = None
+        if pool is not None:
+            more = unlabelled_views(
+                training, pool.images, pool.rows, contract=start.contract, purpose="pool of the student",
+                device=work.device,
+            )  # fmt: skip
         return Distilled(
             prepared.model,
             torch.from_numpy(labels),
-            views=ViewMaker(recipe, start.contract.mean, start.contract.std, training.seed),
-            class_weights_K=class_weights(counts, how=imbalance.weights, beta=imbalance.beta).float(),
+            views=label_views(training.views, start.contract, seed=training.seed),
+            class_weights_K=count_weights(training, counts),
             share=settings.mix,
             teach=teach,
             teacher=Teacher(work.model, work.card.contract, student=start.contract, device=work.device)
             if has_teacher
             else None,
             label_smoothing=training.label_smoothing,
-            mixing=Mixing(mixing.mixup, mixing.cutmix, training.seed) if mixing.mixup or mixing.cutmix else None,
-            more=None if pool is None else _views_of(pool, training, start, device=work.device),
+            mixing=build_mixing(training),
+            more=more,
             depth=heads[-1] if heads else None,
             depth_weight=settings.depth_weight,
         )
@@ -161,17 +160,3 @@ def _teaching(
 
 def _blank(start: Start) -> Tensor:
     return torch.zeros(1, start.contract.channels, start.contract.size, start.contract.size)
-
-
-def _views_of(
-    pool: Unlabelled, training: FinetuneSettings, start: Start, *, device: torch.device
-) -> Callable[[], Tensor]:
-    """Gives the views of the next pool images, as many as a step has labelled ones at most."""
-    contract, seed = start.contract, derive_seed(training.seed, "pool of the student") >> 33
-    store = pool.images.store(pool.rows, contract, seed=seed)
-    size = min(training.batch_size, len(pool.rows))
-    stream: Iterator[Batch] = batches(store, batch_size=size, seed=seed, start_step=0, num_steps=_ENDLESS, workers=2)
-    views = ViewMaker(
-        view_recipe(training.views, size=contract.size, channels=contract.channels), contract.mean, contract.std, seed
-    )
-    return lambda: views(next(stream).to(device), view=0)

@@ -14,14 +14,14 @@ from ssl_ft.build.data import build_order, limited, open_data, pool_of
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import Indices, LabelledImages
 from ssl_ft.build.origins import Origin, find_origin, load_origin
-from ssl_ft.build.parts import optimizer_for, view_recipe
+from ssl_ft.build.parts import label_views, optimizer_for
 from ssl_ft.build.students import Student, make_student
 from ssl_ft.build.transfer import finetune_plan
 from ssl_ft.compress.distill_losses import cosine_loss, squared_loss
 from ssl_ft.compress.feature_distilled import FeatureDistilled
 from ssl_ft.compress.teacher import Teacher
 from ssl_ft.config import CompressSettings, DataSettings, DistillSettings, SourceSettings
-from ssl_ft.data.batches import ViewMaker, batches
+from ssl_ft.data.batches import batches
 from ssl_ft.data.source import Source
 from ssl_ft.data.store import Damage
 from ssl_ft.errors import UserError
@@ -141,10 +141,9 @@ def teach_encoder(
     features = partial(_features, images, device=device)
     mean = features(model, card.contract, few).mean(0)
     truth = features(model, card.contract, held_out) - mean
-    recipe = view_recipe(training.views, size=contract.size, channels=contract.channels)
     objective = FeatureDistilled(
         encoder,
-        views=ViewMaker(recipe, contract.mean, contract.std, seed),
+        views=label_views(training.views, contract, seed=seed),
         teacher=teacher,
         mean_E=torch.from_numpy(mean),
         width=num_features(encoder),

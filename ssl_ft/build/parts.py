@@ -87,6 +87,16 @@ def view_recipe(settings: ViewSettings, *, size: int, channels: int) -> ViewReci
     return replace(base, **cast(dict[str, Any], {"size": size, "blur_sigma": sigma, **given}))
 
 
+def label_views(settings: ViewSettings, contract: InputContract, *, seed: int) -> ViewMaker:
+    """What makes the views of a training that starts from an encoder, for its input.
+
+    Raises:
+        UserError: as in `view_recipe`.
+    """
+    recipe = view_recipe(settings, size=contract.size, channels=contract.channels)
+    return ViewMaker(recipe, contract.mean, contract.std, seed)
+
+
 def build_views(settings: PretrainSettings, contract: InputContract) -> ViewMaker:
     """What makes the views of pretraining."""
     return ViewMaker(

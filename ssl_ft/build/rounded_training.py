@@ -15,14 +15,14 @@ from ssl_ft.build.tasks import (
     SCORE_NAMES,
     build_label_order,
     build_objective,
+    read_val,
     scale_of,
-    trained_targets,
 )
 from ssl_ft.build.transfer import finetune_plan
 from ssl_ft.compress.quantize_pt2e import RoundedModel
 from ssl_ft.data.store import Damage
 from ssl_ft.errors import UserError
-from ssl_ft.transfer.finetune import ValSet, finetune
+from ssl_ft.transfer.finetune import finetune
 from ssl_ft.transfer.strategy import Prepared, scaled_groups
 
 
@@ -78,11 +78,7 @@ def train_rounded(model: RoundedModel, work: Work, *, rate_share: float) -> Roun
     scale, task = scale_of(images, split.train), images.source.task
     trained: nn.Module = model if scale is None else _Standardised(model, scale.mean, scale.spread)
     trained = trained.to(work.device)
-    inputs = images.inputs(split.val, contract)
-    val = ValSet(
-        inputs.pixels,
-        images.labels[inputs.indices] if task == "classes" else trained_targets(images, inputs.indices, scale=scale),
-    )
+    val = read_val(images, split.val, contract=contract, scale=scale)
     batch_size = min(training.batch_size, len(split.train))
     names = dict.fromkeys((name for name, _ in trained.named_parameters()), rate_share)
     groups = scaled_groups(trained, names, weight_decay=training.optim.weight_decay)

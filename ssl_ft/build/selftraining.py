@@ -16,6 +16,7 @@ from ssl_ft.build.data import open_data, pool_of
 from ssl_ft.build.draft import Start
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import Indices, LabelledImages, LabelSplit
+from ssl_ft.build.tasks import read_val
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
 from ssl_ft.config import DataSettings, FinetuneSettings, HeadSettings, SelftrainSettings
 from ssl_ft.data.duplicates import content_keys, exact_duplicates
@@ -25,7 +26,7 @@ from ssl_ft.evaluate.features import compute_outputs
 from ssl_ft.handover import Labelled
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import RunFolder
-from ssl_ft.transfer.finetune import ValSet, score
+from ssl_ft.transfer.finetune import score
 from ssl_ft.transfer.pseudo_labels import PseudoLabels, choose_pseudo_labels
 from ssl_ft.transfer.selftrain import Round, SelfTrained, self_train
 
@@ -153,8 +154,7 @@ def probe_teacher(
     they learn, the teacher's guesses, must know nothing of it.
     """
     alone = train_classifier(settings, start, images, replace(split, val=split.val[:0]), device=device)
-    inputs = images.inputs(split.val, start.contract)
-    val = ValSet(inputs.pixels, images.labels[inputs.indices])
+    val = read_val(images, split.val, contract=start.contract, scale=None)
     accuracy, loss = score(alone.model, val, start.contract, device=device)
     return replace(alone, val_accuracy=accuracy, val_loss=loss, num_val=len(val.labels))
 

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ssl_ft.artifact import InputContract
 from ssl_ft.build.labels import Indices, LabelledImages
-from ssl_ft.build.parts import view_recipe
+from ssl_ft.build.parts import label_views
 from ssl_ft.config import DataSettings, FinetuneSettings
 from ssl_ft.data.balanced import BalancedOrder, class_groups, label_groups
-from ssl_ft.data.batches import ViewMaker
 from ssl_ft.data.permutation import Order, permute
 from ssl_ft.errors import UserError
 from ssl_ft.objectives.mixing import Mixing
@@ -25,7 +24,7 @@ from ssl_ft.objectives.target_losses import (
     masked_squared_error,
 )
 from ssl_ft.objectives.targeted import Targeted
-from ssl_ft.transfer.finetune import Judge, judge_classes, judge_labels, judge_numbers
+from ssl_ft.transfer.finetune import Judge, ValSet, judge_classes, judge_labels, judge_numbers
 from ssl_ft.transfer.number_head import NumberScale, number_scale
 from ssl_ft.transfer.strategy import Prepared
 
@@ -90,20 +89,18 @@ def build_objective(
     contract: InputContract,
 ) -> Supervised | Targeted:
     """What training minimises on the images `train`, in the order in which their store numbers them."""
-    recipe = view_recipe(settings.views, size=contract.size, channels=contract.channels)
-    views = ViewMaker(recipe, contract.mean, contract.std, settings.seed)
-    is_mixed = settings.mix.mixup > 0 or settings.mix.cutmix > 0
-    mixing = Mixing(settings.mix.mixup, settings.mix.cutmix, settings.seed) if is_mixed else None
+    views = label_views(settings.views, contract, seed=settings.seed)
+    mixing = build_mixing(settings)
     if images.source.task == "classes":
         labels = images.labels[train]
-        is_weighted = is_mixed or settings.imbalance.weights != "none"
+        is_weighted = mixing is not None or settings.imbalance.weights != "none"
         counts = np.bincount(labels, minlength=len(images.output_names)).tolist()
         return Supervised(
             prepared.model,
             torch.from_numpy(labels),
             views=views,
             label_smoothing=settings.label_smoothing,
-            class_weights_K=_weights(settings, counts) if is_weighted else None,
+            class_weights_K=count_weights(settings, counts) if is_weighted else None,
             mixing=mixing,
             penalty=prepared.penalty,
         )
@@ -118,6 +115,12 @@ def build_objective(
         mixing=mixing,
         penalty=prepared.penalty,
     )
+
+
+def build_mixing(settings: FinetuneSettings) -> Mixing | None:
+    """How images are mixed with one another; None leaves them apart."""
+    mix = settings.mix
+    return Mixing(mix.mixup, mix.cutmix, settings.seed) if mix.mixup > 0 or mix.cutmix > 0 else None
 
 
 def build_label_order(settings: FinetuneSettings, images: LabelledImages, train: Indices) -> Order:
@@ -140,6 +143,14 @@ def trained_targets(images: LabelledImages, indices: Indices, *, scale: NumberSc
     return targets if scale is None else scale.standardise(targets)
 
 
+def read_val(images: LabelledImages, val: Indices, *, contract: InputContract, scale: NumberScale | None) -> ValSet:
+    """The images `val` that can be read, with what they are judged by."""
+    inputs = images.inputs(val, contract)
+    if images.source.task == "classes":
+        return ValSet(inputs.pixels, images.labels[inputs.indices])
+    return ValSet(inputs.pixels, trained_targets(images, inputs.indices, scale=scale))
+
+
 def _loss(
     settings: FinetuneSettings, task: str, targets: NDArray[np.float32]
 ) -> tuple[str, Callable[[Tensor, Tensor], Tensor]]:
@@ -150,11 +161,12 @@ def _loss(
     weights = None
     if settings.imbalance.weights != "none":
         pairs = [((column == 0).sum(), (column == 1).sum()) for column in targets.T]
-        weights = torch.stack([_weights(settings, [int(n) for n in pair]) for pair in pairs])
+        weights = torch.stack([count_weights(settings, [int(n) for n in pair]) for pair in pairs])
     return "binary_cross_entropy", partial(
         masked_binary_cross_entropy, label_smoothing=settings.label_smoothing, class_weights_K2=weights
     )
 
 
-def _weights(settings: FinetuneSettings, counts: list[int]) -> Tensor:
+def count_weights(settings: FinetuneSettings, counts: list[int]) -> Tensor:
+    """float32 [K], weights of classes that have so many images."""
     return class_weights(counts, how=settings.imbalance.weights, beta=settings.imbalance.beta).float()

@@ -21,8 +21,8 @@ from ssl_ft.build.tasks import (
     SCORE_NAMES,
     build_label_order,
     build_objective,
+    read_val,
     scale_of,
-    trained_targets,
 )
 from ssl_ft.compress.distilled import Distilled
 from ssl_ft.config import FinetuneSettings
@@ -32,7 +32,7 @@ from ssl_ft.loop import LoopPlan
 from ssl_ft.peak import PeakMemory
 from ssl_ft.result import Parent
 from ssl_ft.schedules import scaled_rate
-from ssl_ft.transfer.finetune import Fitted, ValSet, finetune, judge_first, score
+from ssl_ft.transfer.finetune import Fitted, finetune, judge_first, score
 from ssl_ft.transfer.number_head import fold_scale
 from ssl_ft.transfer.strategy import Prepared, head_of
 
@@ -141,11 +141,9 @@ def train_classifier(
     if not len(split.train):
         raise UserError("the label budget leaves nothing to train on")
     contract = start.contract
-    inputs = images.inputs(split.val, contract)
     scale, task = scale_of(images, split.train), images.source.task
     judge = JUDGES[task] if num_outputs is None else judge_first(num_outputs, JUDGES[task])
-    labels = images.labels[inputs.indices] if task == "classes" else None
-    val = ValSet(inputs.pixels, trained_targets(images, inputs.indices, scale=scale) if labels is None else labels)
+    val = read_val(images, split.val, contract=contract, scale=scale)
     batch_size = min(settings.batch_size, len(split.train))
     plan = finetune_plan(settings, num_train=len(split.train))
     if num_steps is not None:
