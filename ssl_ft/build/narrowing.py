@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.recovery import compressed, judged_copy, recover, rounds_of
 from ssl_ft.build.transfer import Trained
-from ssl_ft.compress.latency import latency_share, open_session
+from ssl_ft.compress.latency import latency_share, open_call
 from ssl_ft.compress.macs import count_macs
 from ssl_ft.compress.prune_search import Found, find_share
 from ssl_ft.compress.prune_weights import cubic_share
@@ -110,10 +110,8 @@ def _macs_share(work: Work, folder: Path) -> Callable[[nn.Module], float]:
 def _latency_share(work: Work, folder: Path) -> Callable[[nn.Module], float]:
     contract, num_threads = work.card.contract, work.settings.threads or 1
 
-    def open_own(model: nn.Module, name: str) -> object:
-        return open_session(
-            model, folder / name, channels=contract.channels, size=contract.size, num_threads=num_threads
-        )
+    def open_own(model: nn.Module, name: str) -> Callable[[], object]:
+        return open_call(model, folder / name, channels=contract.channels, size=contract.size, num_threads=num_threads)
 
     whole = open_own(work.model, "whole.onnx")
     return lambda model: latency_share(open_own(model, "cut.onnx"), whole)

@@ -1,22 +1,20 @@
 """The time an image takes a model in ONNX Runtime, as a share of the time it takes another, measured in turns."""
 
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from torch import nn
 
-from ssl_ft.errors import UserError
 from ssl_ft.export.onnx_file import write_onnx
+from ssl_ft.export.running import onnx_call
+from ssl_ft.export.timing import seconds_in_turns
 
-_NUM_WARM_UPS = 3
-_NUM_ROUNDS = 15
 
-
-def open_session(model: nn.Module, path: Path, *, channels: int, size: int, num_threads: int) -> Any:
-    """The model as it would be shipped, ready to run.
+def open_call(model: nn.Module, path: Path, *, channels: int, size: int, num_threads: int) -> Callable[[], object]:
+    """The model as it would be shipped, called on one image.
 
     Args:
         model: in evaluation mode, on the CPU.
@@ -28,27 +26,13 @@ def open_session(model: nn.Module, path: Path, *, channels: int, size: int, num_
     Raises:
         UserError: ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError("prune.latency= needs the package onnxruntime; pip install '.[compress]'") from error
     write_onnx(model, path, channels=channels, size=size)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return partial(onnx_call(path, num_threads=num_threads), np.zeros((1, channels, size, size), np.float32))
 
 
-def latency_share(session: Any, whole: Any) -> float:
-    """Median time of one image in a session, as a share of that in another; the two take turns, so that a machine that
-    slows down slows both.
+def latency_share(call: Callable[[], object], whole: Callable[[], object]) -> float:
+    """Median time of a call, as a share of that of another; the two take turns, so that a machine that slows down
+    slows both.
     """
-    shape = [1, *session.get_inputs()[0].shape[1:]]
-    feed = {"images": np.zeros(shape, np.float32)}
-    times: tuple[list[float], list[float]] = [], []
-    for number in range(_NUM_WARM_UPS + _NUM_ROUNDS):
-        for own, kept in zip((session, whole), times, strict=True):
-            began = time.perf_counter()
-            own.run(None, feed)
-            if number >= _NUM_WARM_UPS:
-                kept.append(time.perf_counter() - began)
-    return median(times[0]) / median(times[1])
+    own, other = seconds_in_turns([call, whole], most_seconds=0.0)
+    return median(own) / median(other)

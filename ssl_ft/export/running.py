@@ -52,7 +52,7 @@ def open_runner(file: Path, description: Description, *, num_threads: int) -> Ru
         raise UserError(f"{file} is not there; export the model again")
     prepare = preparer(description)
     if file.suffix == ".onnx":
-        return Runner(prepare, _onnx_call(file, num_threads=num_threads))
+        return Runner(prepare, onnx_call(file, num_threads=num_threads))
     if file.suffix == ".pt2":
         return Runner(prepare, _program_call(file))
     raise UserError(f"{file}: only .onnx and .pt2 files can be run here, not {file.suffix or 'one without ending'!r}")
@@ -74,7 +74,12 @@ def normalised(pixels: Pixels, contract: InputContract) -> Floats32:
     return scaled
 
 
-def _onnx_call(file: Path, *, num_threads: int) -> Callable[[NDArray[np.generic]], Floats32]:
+def onnx_call(file: Path, *, num_threads: int) -> Callable[[NDArray[np.generic]], Floats32]:
+    """An ONNX file, loaded: its input -> outputs float32 [B, K].
+
+    Raises:
+        UserError: ONNX Runtime is not installed, or cannot load the file.
+    """
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1

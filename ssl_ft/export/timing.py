@@ -73,11 +73,17 @@ def time_in_turns(
     images = [runner.prepare(block) for runner, block in zip(runners, pixels, strict=True)]
     calls = [(lambda runner=runner, own=own: runner.call(own)) for runner, own in zip(runners, images, strict=True)]
     with _torch_threads(num_threads):
-        rounds = _rounds(calls, most_seconds=most_seconds)
+        rounds = seconds_in_turns(calls, most_seconds=most_seconds)
     return [_speed(seconds, batch=len(pixels[0])) for seconds in rounds]
 
 
-def _rounds(calls: Sequence[Callable[[], object]], *, most_seconds: float) -> list[list[float]]:
+def seconds_in_turns(calls: Sequence[Callable[[], object]], *, most_seconds: float) -> list[list[float]]:
+    """Seconds of each call, by rounds in which all are called once, after a warm-up.
+
+    Args:
+        calls: what is timed.
+        most_seconds: rounds stop after this long, but not before 15 or after 200 of them.
+    """
     for _ in range(_WARM_UP):
         for call in calls:
             call()
