@@ -7,13 +7,14 @@ from ssl_ft import dist, handover
 from ssl_ft.build.auditing import audit, exit_code
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
-from ssl_ft.build.methods import METHODS, Method
-from ssl_ft.build.origins import load_classifier
+from ssl_ft.build.methods import METHODS
+from ssl_ft.build.origins import load_whole
 from ssl_ft.build.pairs import Verdict, judge_pair
 from ssl_ft.build.parts import choose_device
 from ssl_ft.build.predecessor import Predecessor, check_outputs, earlier_labels, find_predecessor
 from ssl_ft.build.shipping import write_models
 from ssl_ft.config import CompressSettings
+from ssl_ft.export.extras import require_onnx
 from ssl_ft.interrupt import StopWish
 from ssl_ft.result import LabelsUsed
 from ssl_ft.runlog import RunFolder
@@ -22,9 +23,9 @@ from ssl_ft.runlog import RunFolder
 def main(settings: CompressSettings) -> int:
     """Make the model smaller and give the exit code."""
     dist.use_threads(settings.threads)
-    method = METHODS[settings.method]
     if settings.distill is not None and settings.distill.kind == "features":
         return compress_encoder.main(settings)
+    require_onnx(what="compress")
     before = find_predecessor(settings)
     labelled = handover.open_labelled(before.training)
     check_outputs(before.card, labelled.source)
@@ -33,17 +34,15 @@ def main(settings: CompressSettings) -> int:
     if run.is_finished:
         return handover.already_done(run) or exit_code(run.path)
     with run:
-        return _compress(before, labelled, split, run, method=method)
+        return _compress(before, labelled, split, run)
 
 
-def _compress(
-    before: Predecessor, labelled: handover.Labelled, split: LabelSplit, run: RunFolder, *, method: Method
-) -> int:
+def _compress(before: Predecessor, labelled: handover.Labelled, split: LabelSplit, run: RunFolder) -> int:
     source, settings = labelled.source, before.settings
     run.forget_rows_after(-1)
     handover.record_roles(run, source, train=split.train, val=split.val, test=split.test)
     handover.report_duplicates(run, labelled.origin.runs(), source, split.test)
-    model, card, parent = load_classifier(before.folder)
+    model, card, parent = load_whole(before.folder)
     run.parents.append(parent)
     images = LabelledImages(source, labelled.data, labelled.roles.train, run.path)
     earlier = earlier_labels(before.folder, card, source, split)
@@ -52,9 +51,9 @@ def _compress(
     with StopWish() as wish:
         work = Work(
             settings, before.training, model, card, images, split, choose_device(settings.device), run, wish.__bool__,
-            lambda step, row: run.log({"step": step, "kind": "eval" if "val_loss" in row else "train", **row}),
+            handover.row_logger(run),
         )  # fmt: skip
-        made = method(work)
+        made = METHODS[settings.method](work)
         if wish:
             run.note("stopped before the end: nothing was scored; the same command starts this stage again")
             return wish.exit_code

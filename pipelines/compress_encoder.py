@@ -38,7 +38,7 @@ def _teach(settings: CompressSettings, teaching: EncoderTeaching, run: RunFolder
     with StopWish() as wish:
         made = teach_encoder(
             settings, teaching, images, device=device, should_stop=wish.__bool__,
-            on_row=lambda step, row: run.log({"step": step, "kind": "eval" if "val_loss" in row else "train", **row}),
+            on_row=handover.row_logger(run),
         )  # fmt: skip
         if wish:
             run.note("stopped before the end: nothing was kept; the same command starts this stage again")

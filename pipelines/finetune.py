@@ -52,11 +52,12 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     if more is not None:
         handover.record_data(run, more, more, role="unlabelled")
     plan = finetune_plan(settings, num_train=len(split.train))
+    log = handover.row_logger(run)
     val_scores = {f"val_{name}" for name in SCORE_NAMES.values()}
     with ProgressLine(f"finetune {settings.strategy}", total=plan.num_steps) as progress, StopWish() as wish:
 
         def on_row(step: int, row: dict[str, float]) -> None:
-            run.log({"step": step, "kind": "eval" if "val_loss" in row else "train", **row})
+            log(step, row)
             progress.update(step, " ".join(f"{k} {v:.3f}" for k, v in row.items() if k == "loss" or k in val_scores))
 
         trained = train_classifier(

@@ -1,6 +1,6 @@
 """What stages do alike: open the labelled data and the run, and record data, duplicates, damage and provenance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,6 +173,11 @@ def training_metrics(trained: Trained, *, budget: int | float | str, model: str)
         *(metric(name, value, n=trained.num_val, split="val") for name, value in rows),
         *(metric(name, value, n=trained.num_train, split="train") for name, value in costs),
     ]
+
+
+def row_logger(run: RunFolder) -> Callable[[int, dict[str, float]], None]:
+    """Keeps rows of a training on labels in the run: steps done, losses, and of an evaluation what val said."""
+    return lambda step, row: run.log({"step": step, "kind": "eval" if "val_loss" in row else "train", **row})
 
 
 def already_done(run: RunFolder) -> int:

@@ -24,8 +24,7 @@ from ssl_ft.evaluate.features import Inputs
 from ssl_ft.evaluate.metrics import Estimate
 from ssl_ft.evaluate.target_metrics import TargetEstimate, paired_target_difference
 from ssl_ft.export.costs import CHILD, Costs, Exported, machine_words, measure_costs
-from ssl_ft.export.description import NAME, Description, describe, read_description
-from ssl_ft.export.folder import complete_folder
+from ssl_ft.export.description import read_description
 from ssl_ft.export.running import Pixels, Runner, open_runner
 from ssl_ft.result import Metric
 from ssl_ft.runlog import RunFolder, write_text
@@ -76,8 +75,7 @@ def audit(
     """Score the exported file and its parent on the test split, once each, and measure both.
 
     Args:
-        file: `.onnx` or `.pt2` in a folder of its own, with `model.json` where its input differs from the parent's;
-            else that is written.
+        file: `.onnx` or `.pt2` in a folder of its own, with `model.json`.
         work: the parent, its card, the labelled images and the split.
         run: where `audit.json`, `audit.npz`, notes and damage go.
         num_threads: CPU threads of every runtime.
@@ -88,7 +86,7 @@ def audit(
     Raises:
         UserError: no test images, none readable, or a runtime that is not installed.
     """
-    description = _description(file, work)
+    description = read_description(file.parent)
     runner = open_runner(file, description, num_threads=num_threads)
     answers = _answer(runner, description.contract, work, run=run)
     loss = _loss(answers, work)
@@ -111,13 +109,6 @@ def audit(
 def exit_code(run: Path) -> int:
     """0, or `REFUSED` where the run's audit took its exported file away."""
     return 0 if (run / "exported").is_dir() else REFUSED
-
-
-def _description(file: Path, work: Work) -> Description:
-    if not (file.parent / NAME).is_file():
-        parent = work.run.parents[0].sha256 if work.run.parents else ""
-        complete_folder(file.parent, describe(work.card, parent=parent))
-    return read_description(file.parent)
 
 
 def _answer(runner: Runner, contract: InputContract, work: Work, *, run: RunFolder) -> _Answers:

@@ -3,7 +3,7 @@
 from ssl_ft.artifact import ModelCard
 from ssl_ft.build.feature_distilling import open_teaching
 from ssl_ft.build.labels import split_budget
-from ssl_ft.build.origins import load_classifier
+from ssl_ft.build.origins import load_whole
 from ssl_ft.build.predecessor import check_outputs, find_predecessor
 from ssl_ft.build.students import make_student
 from ssl_ft.config import CompressSettings, DistillSettings
@@ -32,7 +32,7 @@ def plan_compression(settings: CompressSettings) -> list[str]:
     labelled = open_labelled(before.training)
     check_outputs(before.card, labelled.source)
     split = split_budget(before.budget, labelled.source, labelled.roles)
-    model, card, _ = load_classifier(before.folder)
+    model, card, _ = load_whole(before.folder)
     lines = [
         _model_line(card, str(before.folder), sum(p.numel() for p in model.parameters())),
         f"{labelled.source.location}: {len(split.train)} train, {len(split.val)} val, {len(split.test)} test images; "

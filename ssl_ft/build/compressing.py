@@ -49,10 +49,9 @@ class Compressed:
     """What a method made.
 
     Attributes:
-        model: in evaluation mode, on the CPU: saved as a model folder where `is_loadable`.
+        model: in evaluation mode, on the CPU: saved as a model folder where nothing else is written of it.
         card: of that model; `about` is completed by the stage.
         write: writes the exported file that is audited into a folder and gives its path; None: the model in ONNX.
-        is_loadable: whether a model folder can hold it; a quantized model lives in its exported file alone.
         steps: of training.
         num_val: images of val chosen on.
         damages: training images that could not be read.
@@ -64,9 +63,13 @@ class Compressed:
     model: nn.Module
     card: ModelCard
     write: Callable[[Path], Path] | None = None
-    is_loadable: bool = True
     steps: int = 0
     num_val: int = 0
     damages: tuple[Damage, ...] = ()
     num_earlier: int = 0
     pair: tuple[Contender, Contender] | None = None
+
+    @property
+    def is_loadable(self) -> bool:
+        """Whether a model folder can hold it; what writes its own file, as a quantized model, lives in that alone."""
+        return self.write is None

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from ssl_ft.artifact import ModelCard, file_digest, find_model, load_model, read_card
 from ssl_ft.build.data import open_data, pool_of, roles_of
 from ssl_ft.build.judging import parent_data
-from ssl_ft.build.origins import load_origin, own_origin
+from ssl_ft.build.origins import load_whole
 from ssl_ft.config import ExportSettings
+from ssl_ft.data.listing import evenly_spread
 from ssl_ft.data.source import Source, open_source
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.features import compute_outputs, read_inputs
 from ssl_ft.export.check import Checked, check_file
 from ssl_ft.export.description import Description, describe, size_bytes
-from ssl_ft.export.extras import check_onnx, import_onnxruntime
+from ssl_ft.export.extras import require_onnx
 from ssl_ft.export.folder import complete_folder
 from ssl_ft.export.inside import Normalised
 from ssl_ft.export.onnx_file import write_onnx_graph
@@ -73,16 +74,15 @@ def open_subject(settings: ExportSettings, run: RunFolder) -> Subject:
         UserError: no such model or images, or none that can be read.
     """
     folder = find_exported_model(settings)
-    run.parents.append(load_origin(own_origin(folder))[1])
-    model, card, digest = load_model(folder)
+    model, card, parent = load_whole(folder)
+    run.parents.append(parent)
     role, source, indices = _images(settings, folder)
-    number = min(settings.check_images, len(indices))
-    picked = indices[np.arange(number) * len(indices) // max(1, number)]
+    picked = indices[evenly_spread(len(indices), most=settings.check_images)]
     inputs = read_inputs(source, picked, card.contract, max_damaged_share=1.0, max_pixels=89_478_485, workers=2)
     if not len(inputs.pixels):
         raise UserError(f"{source.location}: not one of {len(picked)} images can be read; name others with images=")
     expected = compute_outputs(model, inputs.pixels, card.contract, device=torch.device("cpu"), batch_size=64)
-    return Subject(model, card, digest, role, source.subset(inputs.indices), inputs.pixels, expected)
+    return Subject(model, card, parent.sha256, role, source.subset(inputs.indices), inputs.pixels, expected)
 
 
 def find_exported_model(settings: ExportSettings) -> Path:
@@ -95,7 +95,7 @@ def find_exported_model(settings: ExportSettings) -> Path:
         raise UserError(
             "model= is missing: give a finished run, or the model folder in it, such as model=runs/finetune-..."
         )
-    return find_model(settings.model, kind=("classifier", "encoder"))
+    return find_model(settings.model, kind=("classifier", "encoder"), setting="model")
 
 
 def check_formats(settings: ExportSettings, folder: Path) -> None:
@@ -105,8 +105,7 @@ def check_formats(settings: ExportSettings, folder: Path) -> None:
         UserError: as said.
     """
     if "onnx" in settings.formats:
-        check_onnx()
-        import_onnxruntime()
+        require_onnx(what="formats=onnx")
     if "timm" in settings.formats:
         model, card, _ = load_model(folder)
         check_timm(model, card)

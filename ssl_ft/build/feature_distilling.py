@@ -22,6 +22,7 @@ from ssl_ft.compress.feature_distilled import FeatureDistilled
 from ssl_ft.compress.teacher import Teacher
 from ssl_ft.config import CompressSettings, DataSettings, DistillSettings, SourceSettings
 from ssl_ft.data.batches import batches
+from ssl_ft.data.listing import evenly_spread
 from ssl_ft.data.source import Source
 from ssl_ft.data.store import Damage
 from ssl_ft.errors import UserError
@@ -137,7 +138,7 @@ def teach_encoder(
     encoder, contract = start.encoder, start.contract
     train, held_out = _cut(len(images.source), seed=seed)
     teacher = Teacher(model, card.contract, student=contract, device=device)
-    few = train[np.arange(min(_MEAN_IMAGES, len(train))) * len(train) // min(_MEAN_IMAGES, len(train))]
+    few = train[evenly_spread(len(train), most=_MEAN_IMAGES)]
     features = partial(_features, images, device=device)
     mean = features(model, card.contract, few).mean(0)
     truth = features(model, card.contract, held_out) - mean

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ssl_ft.artifact import InputContract
 from ssl_ft.data.duplicates import content_keys
+from ssl_ft.data.listing import evenly_spread
 from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError, short_path
 from ssl_ft.outputs import check_place, write_rows
@@ -96,7 +97,7 @@ def write_table(out: Path, found: Found, same: NDArray[np.bool_]) -> None:
 def write_sheets(out: Path, found: Found, same: NDArray[np.bool_], *, num_rows: int, most_pages: int) -> list[Path]:
     """Write pages of queries with their neighbours; of more queries than they hold, some evenly spread."""
     count = min(len(found.asked), num_rows * most_pages)
-    shown = np.arange(count) * len(found.asked) // max(1, count)
+    shown = evenly_spread(len(found.asked), most=count)
     pages: list[Path] = []
     for start in range(0, count, num_rows):
         number = len(pages) + 1

@@ -16,6 +16,7 @@ from torch import nn
 
 from ssl_ft.artifact import InputContract, ModelCard, file_digest, find_model, load_model, read_card
 from ssl_ft.config import DataSettings, SourceSettings
+from ssl_ft.data.listing import evenly_spread
 from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.features import read_inputs
@@ -83,26 +84,17 @@ def find_origin(location: str, settings: SourceSettings, *, setting: str = "enco
     Raises:
         UserError: nothing there, no such architecture, or settings of `source` that do not belong to it.
     """
-    try:
-        return _find(location, settings)
-    except UserError as error:
-        if setting == "encoder":
-            raise
-        raise UserError(str(error).replace("encoder=", f"{setting}=")) from error
-
-
-def _find(location: str, settings: SourceSettings) -> Origin:
     if location.startswith(_HUB):
-        return _of_hub(location, settings)
+        return _of_hub(location, settings, setting=setting)
     if location.endswith(".safetensors"):
-        return _of_file(Path(location).expanduser(), settings)
+        return _of_file(Path(location).expanduser(), settings, setting=setting)
     if settings != SourceSettings():
         given = ", ".join(f"source.{key}" for key in sorted(settings.model_fields_set))
         raise UserError(
-            f"{given}: a model of ours says itself how it is built and what it takes; source= is for encoder=timm:NAME "
-            "and encoder=FILE.safetensors, leave it out"
+            f"{given}: a model of ours says itself how it is built and what it takes; source= is for "
+            f"{setting}=timm:NAME and {setting}=FILE.safetensors, leave it out"
         )
-    folder = find_model(location, kind=("encoder", "classifier"))
+    folder = find_model(location, kind=("encoder", "classifier"), setting=setting)
     card = read_card(folder)[0]
     return Origin(str(folder), card.kind, _headless(card), folder)
 
@@ -128,10 +120,8 @@ def load_origin(origin: Origin) -> tuple[nn.Module, Parent]:
     """
     assert not origin.is_measured, "the contract is measured before weights are read"
     if origin.folder is not None:
-        model, card, digest = load_model(origin.folder)
-        ancestors = _ancestors(origin.folder)
-        encoder = model if card.kind == "encoder" else _without_head(model, card.spec)
-        return encoder, Parent(path=origin.location, sha256=digest, kind=card.kind, ancestors=ancestors)
+        model, card, parent = load_whole(origin.folder)
+        return model if card.kind == "encoder" else _without_head(model, card.spec), parent
     spec = origin.card.spec
     encoder = build_encoder(spec, seed=0)
     source = "timm" if origin.kind == "timm" else origin.location
@@ -161,8 +151,8 @@ def record_pretrained(run: RunFolder, source: str | None) -> Origin | None:
     return origin
 
 
-def load_classifier(folder: Path) -> tuple[nn.Module, ModelCard, Parent]:
-    """A classifier of ours, head and all, in evaluation mode; its card; and what to record of it.
+def load_whole(folder: Path) -> tuple[nn.Module, ModelCard, Parent]:
+    """A model of ours, its head with it, in evaluation mode; its card; and what to record of it.
 
     Raises:
         UserError: weights that are damaged or do not fit to the last tensor.
@@ -192,7 +182,7 @@ def with_measured_contract(origin: Origin, source: Source, train: NDArray[np.int
     if not origin.is_measured:
         return origin
     contract = origin.card.contract
-    some = train[np.arange(min(_MEASURED_IMAGES, len(train))) * len(train) // max(1, min(_MEASURED_IMAGES, len(train)))]
+    some = train[evenly_spread(len(train), most=_MEASURED_IMAGES)]
     pixels = read_inputs(
         source, some, contract, max_damaged_share=1.0, max_pixels=data.max_pixels, workers=data.workers
     ).pixels
@@ -207,28 +197,28 @@ def with_measured_contract(origin: Origin, source: Source, train: NDArray[np.int
     return replace(origin, card=card, is_measured=False, notes=(*origin.notes, note))
 
 
-def _of_hub(location: str, settings: SourceSettings) -> Origin:
+def _of_hub(location: str, settings: SourceSettings, *, setting: str) -> Origin:
     name = location.removeprefix(_HUB)
     if settings.name is not None:
-        raise UserError(f"source.name={settings.name!r}: the name stands in encoder={location} already; leave it out")
+        raise UserError(f"source.name={settings.name!r}: the name stands in {setting}={location} already; leave it out")
     if not name:
-        raise UserError(f"encoder={location} lacks a name: write timm:NAME, such as timm:resnet18; or give {_OWN}")
-    family(name, setting=f"encoder={location}: ")
+        raise UserError(f"{setting}={location} lacks a name: write timm:NAME, such as timm:resnet18; or give {_OWN}")
+    family(name, setting=f"{setting}={location}: ")
     if not timm.is_model_pretrained(name):
         known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         has = f" (it has {', '.join(known[:5])})" if known else ""
-        raise UserError(f"encoder={location}: timm has no weights of {name!r}{has}; choose another, or give {_OWN}")
+        raise UserError(f"{setting}={location}: timm has no weights of {name!r}{has}; choose another, or give {_OWN}")
     return _of_others(location, "timm", name, settings)
 
 
-def _of_file(path: Path, settings: SourceSettings) -> Origin:
+def _of_file(path: Path, settings: SourceSettings, *, setting: str) -> Origin:
     if not path.is_file():
-        raise UserError(f"encoder={path}: no such file; give {_OWN}")
+        raise UserError(f"{setting}={path}: no such file; give {_OWN}")
     if settings.name is None:
         beside = path.parent / "config.json"
         ours = f" If it is a model of ours, name its folder, {path.parent}" if beside.is_file() else ""
         raise UserError(
-            f"encoder={path}: a file of weights does not say its architecture; add source.name=, any timm name, such "
+            f"{setting}={path}: a file of weights does not say its architecture; add source.name=, any timm name, such "
             f"as source.name=resnet18.{ours}"
         )
     family(settings.name, setting="source.name=")

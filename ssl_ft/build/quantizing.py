@@ -63,24 +63,24 @@ def quantize(work: Work) -> Compressed:
     require_quantizers()
     job = _decide(settings, work)
     if job.kind in ("dynamic", "weight_only"):
-        return Compressed(work.model, work.card, write=_writer(work, job, None), is_loadable=False)
+        return Compressed(work.model, work.card, write=_writer(work, job, None))
     pixels = _calibration_images(settings, work)
     if job.engine == "onnxruntime" and job.kind == "static":
         write = _writer(work, job, pixels)
-        return Compressed(work.model, work.card, write=write, is_loadable=False)
+        return Compressed(work.model, work.card, write=write)
     import_torchao()
     channels, size = work.card.contract.channels, work.card.contract.size
     graph = capture(work.model, channels=channels, size=size)
     if job.kind == "static":
         rounded = calibrated(graph, _batches(work, pixels), reduce_range=job.reduce_range)
-        return Compressed(work.model, work.card, write=_graph_writer(work, job, rounded), is_loadable=False)
+        return Compressed(work.model, work.card, write=_graph_writer(work, job, rounded))
     model = prepare_rounded(
         graph, _batches(work, pixels), engine=job.engine, is_convnet=job.weights.is_convnet,
         reduce_range=job.reduce_range,
     )  # fmt: skip
     trained = train_rounded(model, work, rate_share=settings.rate_share)
     return Compressed(
-        work.model, work.card, write=_graph_writer(work, job, converted(model)), is_loadable=False,
+        work.model, work.card, write=_graph_writer(work, job, converted(model)),
         steps=trained.step, num_val=trained.num_val, damages=trained.damages,
     )  # fmt: skip
 

@@ -30,10 +30,10 @@ def write_models(made: Compressed, work: Work, used: LabelsUsed) -> Path:
         save_model(run.path / "classifier", made.model, replace(card, about={**about, **card.about}))
     folder = run.path / "exported"
     folder.mkdir(exist_ok=True)
-    path = folder / "model.onnx"
     if made.write is not None:
         path = made.write(folder)
     else:
+        path = folder / "model.onnx"
         write_onnx(made.model, path, channels=card.contract.channels, size=card.contract.size)
     complete_folder(folder, describe(card, parent=run.parents[0].sha256))
     return path

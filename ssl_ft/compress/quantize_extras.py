@@ -1,11 +1,7 @@
 """Packages that quantizing needs and a plain installation lacks, imported when they are first needed."""
 
-import importlib.util
-
-from ssl_ft.errors import UserError
+from ssl_ft.export.extras import require_packages
 from ssl_ft.transfer.extras import without_enum_warnings
-
-_NEEDED = ("onnx", "onnxscript", "onnxruntime", "torchao")
 
 
 def require_quantizers() -> None:
@@ -14,9 +10,7 @@ def require_quantizers() -> None:
     Raises:
         UserError: one is not.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"method=quantize needs the package {missing[0]}; pip install '.[compress]'")
+    require_packages("onnx", "onnxscript", "onnxruntime", "torchao", what="method=quantize")
 
 
 def import_torchao() -> None:

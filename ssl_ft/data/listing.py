@@ -25,6 +25,12 @@ FINGERPRINT_BYTES = 256 * 2**20
 _WHOLE_NUMBER = re.compile(r"-?\d+")
 
 
+def evenly_spread(total: int, *, most: int) -> NDArray[np.int64]:
+    """At most so many of the numbers 0..total-1, ascending and evenly spread, int64; all where there are no more."""
+    count = min(most, total)
+    return np.arange(count) * total // max(1, count)
+
+
 class LazyNames(Sequence[str]):
     """Names worked out when they are asked for, where a list of them would not fit; whoever makes it keeps them unique.
 
@@ -136,7 +142,7 @@ class Source:
         count = min(count, len(self))
         if self.stretches is not None and bool(self.stretches.loaded_bytes.any()):
             return self.stretches.sample(count)
-        return np.arange(count) * len(self) // max(1, count)
+        return evenly_spread(len(self), most=count)
 
     def fingerprint(self) -> str:
         """Hex sha256 of names, labels, class names, splits, targets and evidence, row by row.

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ssl_ft.data.listing import evenly_spread
 from ssl_ft.evaluate.features import FeatureSet
 from ssl_ft.evaluate.knn import nearest
 from ssl_ft.report.pictures import picture_grid
@@ -18,7 +19,7 @@ def write_embedding(run: Path, own: FeatureSet, class_names: tuple[str, ...], *,
     from sklearn.manifold import TSNE
 
     test = own.roles.test
-    places = test[np.arange(min(_MAP_POINTS, len(test))) * len(test) // min(_MAP_POINTS, len(test))]
+    places = test[evenly_spread(len(test), most=_MAP_POINTS)]
     features = own.features[places].astype(np.float64)
     features = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
     features = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)
@@ -37,8 +38,7 @@ def write_embedding(run: Path, own: FeatureSet, class_names: tuple[str, ...], *,
 def write_neighbours(run: Path, own: FeatureSet) -> None:
     """Write `pictures/neighbours.png`: test images in the first column, their nearest training images beside them."""
     train, test = own.roles.train, own.roles.test
-    count = min(_QUERIES, len(test))
-    queries = test[np.arange(count) * len(test) // count]
+    queries = test[evenly_spread(len(test), most=_QUERIES)]
     found, _ = nearest(
         torch.from_numpy(own.features[train]),
         torch.from_numpy(own.features[queries]),

@@ -11,6 +11,8 @@ import torch
 from ssl_ft.build.auditing import audit
 from ssl_ft.build.compressing import Work
 from ssl_ft.errors import UserError
+from ssl_ft.export.description import describe
+from ssl_ft.export.folder import complete_folder
 from ssl_ft.export.onnx_file import write_onnx
 from ssl_ft.export.program_file import write_program
 from ssl_ft.result import LabelsUsed
@@ -28,6 +30,7 @@ def exported(work: Work, *, seed: int = 0, name: str = "model.pt2") -> Path:
         write_onnx(model, file, channels=3, size=CONTRACT.size)
     else:
         write_program(model, file, example=torch.zeros(2, 3, CONTRACT.size, CONTRACT.size))
+    complete_folder(file.parent, describe(work.card, parent=work.run.parents[0].sha256))
     return file
 
 
