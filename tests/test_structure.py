@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,12 @@ def test_every_file_says_what_it_holds():
     files = [*SOURCES, *(CHECKOUT / "pipelines").glob("*.py"), *(CHECKOUT / "tests").rglob("test_*.py")]
     silent = [str(p) for p in files if p.read_text().strip() and ast.get_docstring(ast.parse(p.read_text())) is None]
     assert silent == []
+
+
+def test_no_folder_of_tests_is_passed_over(request):
+    patterns = request.config.getini("norecursedirs")
+    folders = [path for path in (CHECKOUT / "tests").rglob("*") if path.is_dir()]
+    assert [str(path) for path in folders if any(fnmatch(path.name, pattern) for pattern in patterns)] == []
 
 
 def test_nothing_loads_a_pickle_or_runs_text():
