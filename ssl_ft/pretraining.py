@@ -22,6 +22,7 @@ from ssl_ft.data.batches import Batch, Cutting, batches
 from ssl_ft.data.permutation import Order, permute
 from ssl_ft.data.store import ImageStore
 from ssl_ft.evaluate.online import Watcher, recalibrated
+from ssl_ft.freed import give_back
 from ssl_ft.loop import LoopCalls, LoopPlan, run_steps
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import RunFolder
@@ -112,6 +113,7 @@ def train(work: Pretraining, run: RunFolder, *, should_stop: Callable[[], bool],
     start, best = resume(work, folder)
     writer = None if work.hollow is None else ShardWriter(folder)
     run.forget_rows_after(start)
+    give_back()
     dist.barrier()
     with ProgressLine("step", total=work.plan.num_steps, done=start) as progress:
 
@@ -124,6 +126,7 @@ def train(work: Pretraining, run: RunFolder, *, should_stop: Callable[[], bool],
         def evaluate(step: int) -> bool:
             nonlocal best
             row = work.watcher(work.encoder())
+            give_back()
             run.log({"step": step, "kind": "eval", **row})
             track(step, row)
             value = row.get("knn_accuracy")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_ft.data.images import Pixels, resize_box
+from ssl_ft.data.images import Pixels, resize_boxes
 from ssl_ft.data.views import ViewRecipe, crop_boxes
 
 
@@ -25,11 +25,13 @@ def cut_views(image: Pixels, draws_VK: Tensor, *, recipe: ViewRecipe) -> Pixels:
     """
     height, width = image.shape[1:]
     aspects = torch.full((len(draws_VK),), width / height, dtype=draws_VK.dtype)
-    boxes = torch.stack(crop_boxes(draws_VK, aspects, recipe=recipe), dim=1).tolist()
+    shares = torch.stack(crop_boxes(draws_VK, aspects, recipe=recipe), dim=1).tolist()
+    boxes = [
+        (left * width, top * height, (left + wide) * width, (top + high) * height) for left, top, wide, high in shares
+    ]
     views = np.empty((len(boxes), image.shape[0], recipe.size, recipe.size), np.uint8)
-    for view, (left, top, wide, high), draws in zip(views, boxes, draws_VK.tolist(), strict=True):
-        box = (left * width, top * height, (left + wide) * width, (top + high) * height)
-        cut = resize_box(image, box, recipe.size)
+    cuts = resize_boxes(image, boxes, recipe.size)
+    for view, cut, draws in zip(views, cuts, draws_VK.tolist(), strict=True):
         if draws[6] < recipe.quarter_turn:
             cut = cut.transpose(0, 2, 1)
         if draws[4] < recipe.horizontal_flip:

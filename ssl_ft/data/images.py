@@ -7,7 +7,7 @@ Colour profiles are not applied; a 16-bit colour file keeps its upper eight bits
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal
 
@@ -146,7 +146,7 @@ def to_channels(image: Pixels, channels: int) -> Pixels:
 
 def resize_square(image: Pixels, size: int) -> Pixels:
     """The whole of `image` uint8 [C,H,W] squashed to uint8 [C,size,size], antialiased bilinear."""
-    return _resize(image, size, size, Image.Resampling.BILINEAR)
+    return _resize(_planes(image), size, size, Image.Resampling.BILINEAR)
 
 
 def resize_center_crop(image: Pixels, size: int, *, interpolation: Literal["bilinear", "bicubic"]) -> Pixels:
@@ -160,39 +160,47 @@ def resize_center_crop(image: Pixels, size: int, *, interpolation: Literal["bili
         new_height, new_width = size, int(size * width / height)
     else:
         new_height, new_width = int(size * height / width), size
-    resized = _resize(image, new_width, new_height, method)
+    resized = _resize(_planes(image), new_width, new_height, method)
     top, left = round((new_height - size) / 2.0), round((new_width - size) / 2.0)
     return np.ascontiguousarray(resized[:, top : top + size, left : left + size])
 
 
-def resize_box(image: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
-    """A part of `image` uint8 [C,H,W] resized to uint8 [C,size,size], antialiased bilinear.
+def resize_boxes(image: Pixels, boxes: Sequence[tuple[float, float, float, float]], size: int) -> Iterator[Pixels]:
+    """Parts of `image` uint8 [C,H,W], each resized to uint8 [C,size,size], antialiased bilinear.
 
     Args:
         image: the whole.
-        box: left, top, right and bottom edge in pixels, fractions allowed, inside the image but for rounding.
-        size: side of the result.
+        boxes: left, top, right and bottom edge of each in pixels, fractions allowed, inside the image but for rounding.
+        size: side of the results.
     """
     height, width = image.shape[1:]
-    left, top, right, bottom = box
-    inside = (max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom))
-    return _resize(image, size, size, Image.Resampling.BILINEAR, box=inside)
+    planes = _planes(image)
+    for left, top, right, bottom in boxes:
+        inside = (max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom))
+        yield _resize(planes, size, size, Image.Resampling.BILINEAR, box=inside)
+
+
+def _planes(image: Pixels) -> list[Image.Image]:
+    """Colour as one picture, all else channel by channel.
+
+    Pillow would take a fourth channel for alpha and weight the others by it.
+    """
+    if image.shape[0] == 3:
+        return [Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))]
+    return [Image.fromarray(np.ascontiguousarray(plane)) for plane in image]
 
 
 def _resize(
-    image: Pixels,
+    planes: list[Image.Image],
     width: int,
     height: int,
     method: Image.Resampling,
     *,
     box: tuple[float, float, float, float] | None = None,
 ) -> Pixels:
-    if image.shape[0] == 3:
-        pixels = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-        return np.asarray(pixels.resize((width, height), method, box)).transpose(2, 0, 1)
-    # Channel by channel: Pillow would take a fourth channel for alpha and weight the others by it.
-    planes = [Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), method, box) for plane in image]
-    return np.stack([np.asarray(plane) for plane in planes])
+    """uint8 [C,height,width] of what `_planes` made."""
+    resized = [np.asarray(plane.resize((width, height), method, box)) for plane in planes]
+    return resized[0].transpose(2, 0, 1) if resized[0].ndim == 3 else np.stack(resized)
 
 
 def _decode_file(raw: bytes, *, max_pixels: int, white_level: int, draft_size: int | None) -> Pixels:
@@ -254,8 +262,8 @@ def _to_stored_channels(image: Image.Image, white_level: int) -> Pixels:
         converted = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
         assert converted is not None, "a transform that is not in place returns an image"
         image = converted
-    stored = image.convert("L" if image.mode in _GREY_MODES else "RGB")
-    return _channels_first(np.asarray(stored))
+    mode = "L" if image.mode in _GREY_MODES else "RGB"
+    return _channels_first(np.asarray(image if image.mode == mode else image.convert(mode)))
 
 
 def _lay_over_white(image: Image.Image) -> Pixels:

@@ -275,4 +275,4 @@ def _hue_matrix(turns: Tensor) -> Tensor:
 def normalise(views_BCVV: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(x − mean) / std for each channel; values in [0, 1] become the encoder's input."""
     shape = (1, len(mean), 1, 1)
-    return (views_BCVV - views_BCVV.new_tensor(mean).view(shape)) / views_BCVV.new_tensor(std).view(shape)
+    return (views_BCVV - views_BCVV.new_tensor(mean).view(shape)).div_(views_BCVV.new_tensor(std).view(shape))

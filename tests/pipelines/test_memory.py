@@ -15,10 +15,9 @@ _GIB = 2**30
 def test_pretraining_on_50000_small_photos_stays_below_two_gigabytes(tmp_path: Path):
     images = np.random.default_rng(0).integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "pool.npz", images=images)
-    words = ["pretrain", "small-photos", f"data={tmp_path / 'pool.npz'}", "duration=6 steps", "device=cpu"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ssl_ft", *words, f"out={tmp_path / 'run'}"], stdout=subprocess.DEVNULL
-    )
+    places = [f"data={tmp_path / 'pool.npz'}", f"out={tmp_path / 'run'}", "device=cpu"]
+    words = ["pretrain", "small-photos", *places, "duration=8 steps", "eval_every=2 steps"]
+    process = subprocess.Popen([sys.executable, "-m", "ssl_ft", *words], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
