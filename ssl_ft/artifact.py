@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ssl_ft.errors import UserError, short_path, system_sentence
 from ssl_ft.models.cuts import CUT_LINES
 from ssl_ft.models.encoders import EncoderSpec, build_encoder, num_features, stem_edits
+from ssl_ft.models.timm_model import as_timm
 
 _FORMAT = 1
 _WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
@@ -164,7 +165,7 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelCard, str]:
         )
     model = build_encoder(card.spec, seed=0)
     if card.output_names:
-        model.reset_classifier(len(card.output_names))  # type: ignore[operator]
+        as_timm(model).reset_classifier(len(card.output_names))
     _fill(model, weights, name=card.spec.name)
     return model.eval(), card, digest
 

@@ -1,12 +1,21 @@
-"""What compress would do, in sentences, for `--dry-run`: the model, its labels or images, and a student's size."""
+"""What compress would do, in sentences, for `--dry-run`: the model, its labels or images, and what becomes of it."""
+
+from torch import nn
 
 from ssl_ft.artifact import ModelCard
 from ssl_ft.build.feature_distilling import open_teaching
-from ssl_ft.build.labels import split_budget
+from ssl_ft.build.labels import LabelSplit, split_budget
+from ssl_ft.build.narrowing import goal_of
 from ssl_ft.build.origins import load_whole
 from ssl_ft.build.predecessor import check_outputs, find_predecessor
+from ssl_ft.build.pruning import check_names
+from ssl_ft.build.quantizing import decide
 from ssl_ft.build.students import make_student
-from ssl_ft.config import CompressSettings, DistillSettings
+from ssl_ft.build.transfer import finetune_plan
+from ssl_ft.compress.quantize_extras import require_quantizers
+from ssl_ft.config import CompressSettings, DistillSettings, FinetuneSettings, QuantizeSettings
+from ssl_ft.config.prune import PruneSettings
+from ssl_ft.export.extras import require_onnx
 from ssl_ft.handover import open_labelled
 from ssl_ft.models.encoders import build_encoder
 
@@ -28,6 +37,7 @@ def plan_compression(settings: CompressSettings) -> list[str]:
             f"student: {student.start.spec.name}, {student.num_parameters:,} parameters",
             f"{teaching.source.location}: {len(teaching.pool)} images without a look at labels",
         ]
+    require_onnx(what="compress")
     before = find_predecessor(settings)
     labelled = open_labelled(before.training)
     check_outputs(before.card, labelled.source)
@@ -41,7 +51,47 @@ def plan_compression(settings: CompressSettings) -> list[str]:
     if settings.method == "distill":
         student = make_student(distill, card, model, seed=settings.seed)
         lines.append(f"student: {student.start.spec.name}, {student.num_parameters:,} parameters")
+    elif settings.method == "prune":
+        lines += _pruning_lines(settings.prune or PruneSettings(), model, before.training, num_train=len(split.train))
+    else:
+        lines += _quantizing_lines(settings.quantize or QuantizeSettings(), model, card, before.training, split)
     return lines
+
+
+def _pruning_lines(
+    settings: PruneSettings, model: nn.Module, training: FinetuneSettings, *, num_train: int
+) -> list[str]:
+    check_names(model, settings.keep)
+    if settings.kind == "weights":
+        aim = f"{settings.sparsity:.4g} of the weights become zero"
+    else:
+        goal, target = goal_of(settings)
+        aim = {
+            "sparsity": f"{target:.4g} of each layer's {settings.kind} go",
+            "macs": f"{settings.kind} go until {target:.4g} of the multiply-accumulates are left",
+            "latency": f"{settings.kind} go until an image takes {target:.4g} of the time it took",
+        }[goal]
+    num_steps = finetune_plan(training, num_train=num_train).num_steps
+    rounds = f"in {settings.steps} rounds, " if settings.steps > 1 else ""
+    lines = [f"prune: {aim}, {rounds}with {num_steps} steps of training in all"]
+    if settings.pool is not None:
+        lines.append(f"prune.pool={settings.pool.path}: more steps where it holds more images than train")
+    return lines
+
+
+def _quantizing_lines(
+    settings: QuantizeSettings, model: nn.Module, card: ModelCard, training: FinetuneSettings, split: LabelSplit
+) -> list[str]:
+    require_quantizers()
+    lines = list[str]()
+    job = decide(settings, model, name=card.spec.name, note=lines.append)
+    needs = {
+        "dynamic": "no images are needed",
+        "weight_only": "no images are needed",
+        "static": f"ranges are read from up to {settings.images} training images",
+        "qat": f"{finetune_plan(training, num_train=len(split.train)).num_steps} steps of training",
+    }[job.kind]
+    return [*lines, f"quantize: {job.kind}, {needs}"]
 
 
 def _model_line(card: ModelCard, location: str, num_parameters: int) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,19 +14,15 @@ from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.draft import Start
 from ssl_ft.build.origins import record_start
 from ssl_ft.build.pairs import Contender
-from ssl_ft.build.parts import label_views
-from ssl_ft.build.selftraining import Unlabelled, without_copies
+from ssl_ft.build.selftraining import Unlabelled
 from ssl_ft.build.students import Student, make_student
-from ssl_ft.build.tasks import build_mixing, count_weights
+from ssl_ft.build.teaching import distilled, num_images, open_pool, soft_targets, teacher_of
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
-from ssl_ft.build.unlabelled_views import unlabelled_views
 from ssl_ft.compress.depth_heads import DepthHeads, earlier_widths
-from ssl_ft.compress.distill_losses import hard_target_loss, soft_target_loss
+from ssl_ft.compress.distill_losses import hard_target_loss
 from ssl_ft.compress.distilled import Distilled, Teach
-from ssl_ft.compress.teacher import Teacher
 from ssl_ft.config import DistillSettings, FinetuneSettings
 from ssl_ft.errors import UserError
-from ssl_ft.handover import record_data
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import say
 from ssl_ft.transfer.strategy import Prepared, scaled_groups
@@ -49,15 +44,11 @@ def distill(work: Work) -> Compressed:
     student = make_student(settings, work.card, work.model, seed=seed)
     if student.origin is not None:
         record_start(work.run, *student.origin)
-    pool = None
-    if settings.pool is not None:
-        pool = without_copies(settings.pool, work.images.source, work.split, run=work.run, setting="distill.pool")
-        record_data(work.run, pool.images.source, pool.images.source.subset(pool.rows), role="pool")
+    pool = open_pool(settings.pool, work, setting="distill.pool")
     # A fresh encoder moves at the head's rate, one that was trained before at its share of it.
     strategy = "scratch" if student.origin is None else "full"
     training = work.training.model_copy(update={"strategy": strategy})
-    num_images = max(len(work.split.train), 0 if pool is None else len(pool.rows))
-    num_steps = finetune_plan(training, num_train=num_images).num_steps
+    num_steps = finetune_plan(training, num_train=num_images(work, pool)).num_steps
     train = partial(
         train_classifier, training, student.start, work.images, work.split, device=work.device, num_steps=num_steps,
         should_stop=work.should_stop,
@@ -108,11 +99,7 @@ def _teaching(
     start, heads = student.start, list[DepthHeads]()
     has_depth = settings.kind == "self" and settings.teacher != "model"
     has_teacher = settings.kind != "self" or settings.teacher != "depth"
-    teach: Teach = hard_target_loss
-    if settings.kind != "hard":
-        teach = partial(soft_target_loss, temperature=settings.temperature)
-    labels = work.images.labels[work.split.train]
-    counts = np.bincount(labels, minlength=len(work.card.output_names)).tolist()
+    teach: Teach = hard_target_loss if settings.kind == "hard" else soft_targets(settings.temperature)
 
     def extend(prepared: Prepared) -> Prepared:
         if not has_depth:
@@ -132,28 +119,11 @@ def _teaching(
         return replace(prepared, groups=[*prepared.groups, *more], merge=merge)
 
     def taught(prepared: Prepared) -> Distilled:
-        more = None
-        if pool is not None:
-            more = unlabelled_views(
-                training, pool.images, pool.rows, contract=start.contract, purpose="pool of the student",
-                device=work.device,
-            )  # fmt: skip
-        return Distilled(
-            prepared.model,
-            torch.from_numpy(labels),
-            views=label_views(training.views, start.contract, seed=training.seed),
-            class_weights_K=count_weights(training, counts),
-            share=settings.mix,
-            teach=teach,
-            teacher=Teacher(work.model, work.card.contract, student=start.contract, device=work.device)
-            if has_teacher
-            else None,
-            label_smoothing=training.label_smoothing,
-            mixing=build_mixing(training),
-            more=more,
-            depth=heads[-1] if heads else None,
-            depth_weight=settings.depth_weight,
-        )
+        return distilled(
+            prepared, work, training, contract=start.contract, share=settings.mix, teach=teach,
+            teacher=teacher_of(work, start.contract) if has_teacher else None, pool=pool,
+            depth=heads[-1] if heads else None, depth_weight=settings.depth_weight,
+        )  # fmt: skip
 
     return taught, extend
 

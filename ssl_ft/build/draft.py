@@ -9,6 +9,7 @@ from ssl_ft.artifact import InputContract
 from ssl_ft.build.labels import Indices, LabelledImages
 from ssl_ft.config import FinetuneSettings
 from ssl_ft.models.encoders import EncoderSpec
+from ssl_ft.models.timm_model import as_timm
 from ssl_ft.seeding import derive_seed
 from ssl_ft.transfer.exact_head import FeatureStatistics
 from ssl_ft.transfer.strategy import head_names
@@ -56,7 +57,7 @@ def with_head(encoder: nn.Module, *, num_classes: int, seed: int) -> nn.Module:
     """The encoder itself, with a fresh head that depends on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "classifier head") >> 1)
-        encoder.reset_classifier(num_classes)  # type: ignore[operator]
+        as_timm(encoder).reset_classifier(num_classes)
     return encoder
 
 

@@ -19,6 +19,7 @@ from ssl_ft.data.duplicates import content_keys
 from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.stream import Damage, walk_outputs
+from ssl_ft.models.timm_model import as_timm
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import say
 
@@ -55,7 +56,7 @@ def open_embedder(location: str) -> Embedder:
     folder = _find_either(location)
     model, card, _ = load_model(folder)
     if card.kind == "classifier":
-        model.reset_classifier(0)  # type: ignore[operator]
+        as_timm(model).reset_classifier(0)
     return Embedder(model, card.contract, folder)
 
 

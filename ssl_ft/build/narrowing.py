@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_ft.build.compressing import Compressed, Work
-from ssl_ft.build.recovery import compressed, judged_copy, recover, rounds_of
+from ssl_ft.build.recovery import compressed, judged_copy, plan_recovery, recover
 from ssl_ft.build.transfer import Trained
 from ssl_ft.compress.latency import latency_share, open_call
 from ssl_ft.compress.macs import count_macs
@@ -58,14 +58,15 @@ def prune_widths(work: Work, settings: PruneSettings) -> Compressed:
     with tempfile.TemporaryDirectory() as folder:
         plan = _plan(work, settings, Path(folder))
         model, spec, trained = work.model, work.card.spec, list[Trained]()
-        for each in rounds_of(work, settings):
+        recovery = plan_recovery(work, settings)
+        for each in recovery.rounds:
             gone = plan.target if plan.goal == "sparsity" else 1 - plan.target
             share = cubic_share(each.number, num_steps=settings.steps, final=gone)
             own = judged_copy(work, model, settings)
             found = _find(own, share, plan)
             own = narrow(own, found.sizes, shears=plan.shears, example=plan.example)
             spec = with_cut(work.card.spec, own)
-            trained.append(recover(work, own, spec, each=each))
+            trained.append(recover(recovery, own, spec, each=each))
             model = trained[-1].model
             if work.should_stop():
                 break
@@ -84,12 +85,13 @@ def _plan(work: Work, settings: PruneSettings, folder: Path) -> _Plan:
     for layer in left_whole:
         work.run.note(f"left whole: {layer}")
     full = {width.name: len(width.scores) for width in widths}
-    goal, target = _goal(settings)
+    goal, target = goal_of(settings)
     cost = {"sparsity": _nothing, "macs": _macs_share, "latency": _latency_share}[goal](work, folder)
     return _Plan(goal, target, shears, example, full, cost)
 
 
-def _goal(settings: PruneSettings) -> tuple[Goal, float]:
+def goal_of(settings: PruneSettings) -> tuple[Goal, float]:
+    """What is aimed at, and the share that goes (sparsity) or stays (macs, latency)."""
     if settings.sparsity is not None:
         return "sparsity", settings.sparsity
     if settings.latency is not None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.narrowing import prune_widths
-from ssl_ft.build.recovery import compressed, judged_copy, recover, rounds_of
+from ssl_ft.build.recovery import compressed, judged_copy, plan_recovery, recover
 from ssl_ft.build.transfer import Trained
 from ssl_ft.compress.importance import parameter_scores
 from ssl_ft.compress.prune_weights import cubic_share, lowest_masks, prunable_weights, zero
@@ -25,11 +25,16 @@ def prune(work: Work) -> Compressed:
         UserError: layers that cannot be cut, a target that cannot be met, or a name in prune.keep that is none.
     """
     settings = work.settings.prune or PruneSettings()
-    _check_names(work.model, settings.keep)
+    check_names(work.model, settings.keep)
     return _prune_weights(work, settings) if settings.kind == "weights" else prune_widths(work, settings)
 
 
-def _check_names(model: nn.Module, keep: tuple[str, ...]) -> None:
+def check_names(model: nn.Module, keep: tuple[str, ...]) -> None:
+    """Refuse names of modules that the model has not.
+
+    Raises:
+        UserError: as said.
+    """
     names = [name for name, _ in model.named_modules() if name]
     for name in keep:
         if name not in names:
@@ -42,14 +47,15 @@ def _prune_weights(work: Work, settings: PruneSettings) -> Compressed:
     """Weights set to zero by their score, all layers ranked together or each by itself, and kept at zero."""
     assert settings.sparsity is not None, "checked with the settings"
     model, trained, masks = work.model, list[Trained](), dict[str, Tensor]()
-    for each in rounds_of(work, settings):
+    plan = plan_recovery(work, settings)
+    for each in plan.rounds:
         own = judged_copy(work, model, settings)
         scores = parameter_scores(own, importance=settings.importance)
         names = prunable_weights(own, keep=settings.keep)
         share = cubic_share(each.number, num_steps=settings.steps, final=settings.sparsity)
         masks = lowest_masks({name: scores[name] for name in names}, share=share, scope=settings.scope or "global")
         zero(own, masks)
-        trained.append(recover(work, own, work.card.spec, each=each, extend=_keeping(masks)))
+        trained.append(recover(plan, own, work.card.spec, each=each, extend=_keeping(masks)))
         model = trained[-1].model
         if work.should_stop():
             break

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.rounded_training import train_rounded
@@ -37,7 +37,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What was decided.
 
     Attributes:
@@ -61,7 +61,7 @@ def quantize(work: Work) -> Compressed:
     """
     settings = work.settings.quantize or QuantizeSettings()
     require_quantizers()
-    job = _decide(settings, work)
+    job = decide(settings, work.model, name=work.card.spec.name, note=work.run.note)
     if job.kind in ("dynamic", "weight_only"):
         return Compressed(work.model, work.card, write=_writer(work, job, None))
     pixels = _calibration_images(settings, work)
@@ -85,24 +85,35 @@ def quantize(work: Work) -> Compressed:
     )  # fmt: skip
 
 
-def _decide(settings: QuantizeSettings, work: Work) -> _Job:
-    weights, name = count_weights(work.model), work.card.spec.name
+def decide(settings: QuantizeSettings, model: nn.Module, *, name: str, note: Callable[[str], None]) -> Job:
+    """What would be done with a model, told in sentences.
+
+    Args:
+        settings: what is asked for.
+        model: a classifier.
+        name: of its architecture.
+        note: takes each sentence.
+
+    Raises:
+        UserError: the kind does not suit the model.
+    """
+    weights = count_weights(model)
     engine = "pt2e" if settings.engine == "pt2e" else "onnxruntime"
     if settings.kind == "auto":
         kind, why = choose_kind(weights, engine=engine)
-        work.run.note(f"{name} is {why}" if kind != "weight_only" else f"of {name} {why}")
+        note(f"{name} is {why}" if kind != "weight_only" else f"of {name} {why}")
     else:
         kind = settings.kind
     check_kind(weights, kind, name=name)
     reduce_range = kind != "weight_only" and needs_reduced_range()
     if reduce_range:
-        work.run.note(
+        note(
             "weights take 7 bits instead of 8: this CPU has no VNNI and saturates sums of full products; quantize on a "
             "CPU that has it for such a CPU"
         )
     elif kind != "weight_only":
-        work.run.note("weights take 8 bits, which this CPU adds exactly; an x86 CPU without VNNI would saturate sums")
-    return _Job(kind, engine, weights, reduce_range)
+        note("weights take 8 bits, which this CPU adds exactly; an x86 CPU without VNNI would saturate sums")
+    return Job(kind, engine, weights, reduce_range)
 
 
 def _calibration_images(settings: QuantizeSettings, work: Work) -> NDArray[np.uint8]:
@@ -133,7 +144,7 @@ def _batches(work: Work, pixels: NDArray[np.uint8]) -> Iterator[Tensor]:
         yield work.card.contract.normalise(torch.from_numpy(pixels[start : start + _BATCH]))
 
 
-def _writer(work: Work, job: _Job, pixels: NDArray[np.uint8] | None) -> Callable[[Path], Path]:
+def _writer(work: Work, job: Job, pixels: NDArray[np.uint8] | None) -> Callable[[Path], Path]:
     """Writes `model.onnx` by ONNX Runtime's tools into a folder."""
     contract, settings = work.card.contract, work.settings.quantize or QuantizeSettings()
 
@@ -160,7 +171,7 @@ def _writer(work: Work, job: _Job, pixels: NDArray[np.uint8] | None) -> Callable
     return write
 
 
-def _graph_writer(work: Work, job: _Job, graph: fx.GraphModule) -> Callable[[Path], Path]:
+def _graph_writer(work: Work, job: Job, graph: fx.GraphModule) -> Callable[[Path], Path]:
     """Writes a converted graph into a folder, as `model.onnx` or `model.pt2`."""
     contract = work.card.contract
 

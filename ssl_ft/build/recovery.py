@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,10 +13,14 @@ from ssl_ft.artifact import ModelCard
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.draft import Start
 from ssl_ft.build.tasks import scale_of
+from ssl_ft.build.teaching import distilled, num_images, open_pool, soft_targets, teacher_of
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
+from ssl_ft.compress.distilled import Distilled
 from ssl_ft.compress.importance import add_gradients
 from ssl_ft.config.prune import PruneSettings
+from ssl_ft.errors import UserError
 from ssl_ft.models.encoders import EncoderSpec
+from ssl_ft.models.timm_model import as_timm
 from ssl_ft.objectives.target_losses import masked_binary_cross_entropy, masked_squared_error
 from ssl_ft.seeding import derive_seed
 from ssl_ft.transfer.number_head import unfold_scale
@@ -45,15 +50,50 @@ class Round:
     done: int
 
 
-def rounds_of(work: Work, settings: PruneSettings) -> list[Round]:
-    """All rounds together train as long as one training would; the last takes what does not divide."""
-    total = finetune_plan(work.training, num_train=len(work.split.train)).num_steps
+@dataclass(frozen=True, eq=False)
+class Recovery:
+    """How pruned models are trained again.
+
+    Attributes:
+        work: labels, how to train, and where.
+        rounds: all together train as long as one training would; the last takes what does not divide.
+        taught: what is minimised; None: the loss of the labels alone.
+    """
+
+    work: Work
+    rounds: list[Round]
+    taught: Callable[[Prepared], Distilled] | None
+
+
+def plan_recovery(work: Work, settings: PruneSettings) -> Recovery:
+    """The rounds, and what the model as it was given teaches in them.
+
+    Raises:
+        UserError: it is to teach another task than classes, or nothing is left of the pool.
+    """
+    taught, pool = None, None
+    if settings.mix < 1:
+        if work.card.task != "classes":
+            raise UserError(
+                f"prune.mix={settings.mix}: the model teaches classes alone, and {work.settings.model} is one of "
+                f"task={work.card.task}; leave prune.mix out"
+            )
+        pool = open_pool(settings.pool, work, setting="prune.pool")
+        contract = work.card.contract
+        taught = partial(
+            distilled, work=work, training=work.training, contract=contract, share=settings.mix,
+            teach=soft_targets(settings.temperature), teacher=teacher_of(work, contract), pool=pool,
+        )  # fmt: skip
+    total = finetune_plan(work.training, num_train=num_images(work, pool)).num_steps
     each, last = max(1, total // settings.steps), settings.steps
-    return [Round(k, each if k < last else max(1, total - each * (k - 1)), each * (k - 1)) for k in range(1, last + 1)]
+    rounds = [
+        Round(k, each if k < last else max(1, total - each * (k - 1)), each * (k - 1)) for k in range(1, last + 1)
+    ]
+    return Recovery(work, rounds, taught)
 
 
 def recover(
-    work: Work,
+    plan: Recovery,
     model: nn.Module,
     spec: EncoderSpec,
     *,
@@ -63,14 +103,15 @@ def recover(
     """The model after training all of its weights, stopped and chosen on val.
 
     Args:
-        work: labels, how to train, and where.
+        plan: how.
         model: a timm classifier; not changed.
         spec: its architecture.
         each: how long.
-        extend: adds to what is trained, such as zeros that are kept or a teacher's term; sees the model as it starts.
+        extend: adds to what is trained, such as zeros that are kept; sees the model as it starts.
     """
+    work = plan.work
     encoder = copy.deepcopy(model)
-    encoder.reset_classifier(0)  # type: ignore[operator]
+    as_timm(encoder).reset_classifier(0)
     scale = scale_of(work.images, work.split.train)
 
     def begin(prepared: Prepared) -> Prepared:
@@ -88,6 +129,7 @@ def recover(
         device=work.device,
         num_steps=each.num_steps,
         extend=begin,
+        taught=plan.taught,
         should_stop=work.should_stop,
         on_row=lambda step, row: work.on_row(each.done + step, row),
     )

@@ -14,6 +14,7 @@ from ssl_ft.compress.importance import channel_scores
 from ssl_ft.compress.prune_weights import is_kept
 from ssl_ft.compress.prune_widths import Shears, Width, joint_scores
 from ssl_ft.errors import UserError
+from ssl_ft.models.timm_model import as_timm
 
 _LAYERS = (nn.Conv2d, nn.Linear)
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -34,7 +35,7 @@ def graph_widths(model: nn.Module, shears: Shears, *, example: Tensor) -> tuple[
     names = {module: name for name, module in model.named_modules()}
     graph = _build_graph(model, example)
     widths, left = list[Width](), list[str]()
-    head = model.get_classifier()  # type: ignore[operator]
+    head = as_timm(model).get_classifier()
     for group in graph.get_all_groups(ignored_layers=[head], root_module_types=list(_LAYERS)):
         layers = _producers(graph, group, names)
         name = " + ".join(layers)

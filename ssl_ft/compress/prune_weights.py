@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_ft.errors import UserError
+from ssl_ft.models.timm_model import as_timm
 
 
 def cubic_share(step: int, *, num_steps: int, final: float) -> float:
@@ -30,7 +31,7 @@ def prunable_weights(model: nn.Module, *, keep: tuple[str, ...] = ()) -> dict[st
     Raises:
         UserError: nothing is left.
     """
-    head = model.get_classifier()  # type: ignore[operator]
+    head = as_timm(model).get_classifier()
     found: dict[str, Tensor] = {
         f"{name}.weight": module.weight
         for name, module in model.named_modules()

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ssl_ft.config.base import Count, Settings, Share, several
+from ssl_ft.config.base import Count, Positive, Probability, Settings, Share, several, short
+from ssl_ft.config.parts import DataSettings
 
 # Of a structure that goes as a whole; single weights have none.
 _OF_STRUCTURE = ("macs", "latency", "stream", "heads", "round_to")
@@ -39,6 +40,16 @@ class PruneSettings(Settings):
     )
     round_to: Count = Field(8, description="what stays of a layer is a multiple of this, where a target can be met so")
 
+    mix: Probability = Field(
+        1.0, description="share of the true labels in the loss of training again; the rest is what the model, before "
+        "anything went, says of the same views. Of classes alone"
+    )  # fmt: skip
+    temperature: Positive = Field(4.0, description="where mix is below 1: divides the logits of both; higher is softer")
+    pool: Annotated[DataSettings, short("path")] | None = Field(
+        None, description="where mix is below 1: unlabelled images, of which the model alone speaks, a batch beside "
+        "each labelled one. Copies of labelled and test images are taken out"
+    )  # fmt: skip
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         targets = [f"prune.{key}" for key in ("sparsity", "macs", "latency") if getattr(self, key) is not None]
@@ -54,6 +65,13 @@ class PruneSettings(Settings):
                 )
             if self.sparsity is None:
                 problems.append("prune.kind=weights needs prune.sparsity=, the share of weights that become zero")
+        if self.mix == 1:
+            problems += [
+                f"prune.{key} concerns what the model teaches, and with prune.mix=1 it teaches nothing; set prune.mix "
+                "below 1, such as 0.1, or leave it out"
+                for key in ("temperature", "pool")
+                if key in self.model_fields_set
+            ]
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -116,13 +116,13 @@ class ViewMaker:
             own = len(self.mean) * self.recipe.size**2 * self.dtype.itemsize
             parts = batch.split(max(1, len(batch.indices_B) * own // _CACHED_BYTES))
         layout = torch.channels_last if self.is_channels_last else torch.contiguous_format
+        made = (normalise(self.pixels(part, view=view), mean=self.mean, std=self.std) for part in parts)
         if len(parts) == 1:
-            views = normalise(self.pixels(batch, view=view), mean=self.mean, std=self.std)
-            return views.contiguous(memory_format=layout)
+            return next(made).contiguous(memory_format=layout)
         shape = (len(batch.indices_B), len(self.mean), self.recipe.size, self.recipe.size)
         views = torch.empty(shape, dtype=self.dtype, memory_format=layout)
-        for part, place in zip(parts, views.split(len(parts[0].indices_B)), strict=True):
-            place.copy_(normalise(self.pixels(part, view=view), mean=self.mean, std=self.std))
+        for part, place in zip(made, views.split(len(parts[0].indices_B)), strict=True):
+            place.copy_(part)
         return views
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ssl_ft.errors import UserError
 from ssl_ft.models.cuts import Cut, apply_cut, cut_between
+from ssl_ft.models.timm_model import as_timm
 
 # Arguments of `timm.create_model` that are no part of an architecture.
 _NOT_FOR_ARGS = ("num_classes", "features_only", "scriptable", "exportable", "no_jit", "cache_dir", "model_name")
@@ -124,7 +125,7 @@ def with_cut(spec: EncoderSpec, model: nn.Module) -> EncoderSpec:
         model: with a head or without.
     """
     encoder = deepcopy(model)
-    encoder.reset_classifier(0)  # type: ignore[operator]
+    as_timm(encoder).reset_classifier(0)
     return replace(spec, cut=cut_between(encoder, build_encoder(replace(spec, cut=None), seed=0)))
 
 
@@ -211,7 +212,7 @@ def feature_map(encoder: nn.Module, images_BCHW: Tensor) -> Tensor:
     Raises:
         UserError: the encoder has no map (a family of plain transformers other than timm's VisionTransformer).
     """
-    features: Tensor = encoder.forward_features(images_BCHW)  # type: ignore[operator]
+    features: Tensor = as_timm(encoder).forward_features(images_BCHW)
     if features.ndim != 4:
         raise UserError(
             f"masked imputation needs a ViT or an encoder with a feature map; {type(encoder).__name__} gives "
@@ -223,7 +224,7 @@ def feature_map(encoder: nn.Module, images_BCHW: Tensor) -> Tensor:
 def pool_map(encoder: nn.Module, map_BDhw: Tensor) -> Tensor:
     """Features [B, D] from a feature map: the encoder's own head, as its plain forward would apply it."""
     own = map_BDhw.permute(0, 2, 3, 1) if _is_channels_last(encoder) else map_BDhw
-    features: Tensor = encoder.forward_head(own)  # type: ignore[operator]
+    features: Tensor = as_timm(encoder).forward_head(own)
     return features
 
 

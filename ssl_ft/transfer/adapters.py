@@ -11,6 +11,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from ssl_ft.errors import UserError
+from ssl_ft.models.timm_model import as_timm
 from ssl_ft.transfer.layers import Layer, layers_named
 
 # Where adapters sit, by the names of layers in timm: before the layers that read the residual stream of a ViT or
@@ -116,7 +117,7 @@ def add_adapters(classifier: nn.Module, *, width: int, seed: int) -> None:
         for name, layer in places.items():
             form = ParallelAdapter if is_beside else SeriesAdapter
             classifier.set_submodule(name, form(layer, width=width).to(layer.weight))  # type: ignore[arg-type]
-    classifier.get_classifier().requires_grad_(True)  # type: ignore[operator]
+    as_timm(classifier).get_classifier().requires_grad_(True)
 
 
 def merge_adapters(classifier: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from ssl_ft.errors import UserError
+from ssl_ft.models.timm_model import as_timm
 from ssl_ft.transfer.strategy import head_names
 
 Unit = Literal["block", "stage"]
@@ -52,7 +53,7 @@ def _timm_layers(model: nn.Module, *, unit: Unit) -> dict[str, int]:
         "goes; take a ResNet, ConvNeXt, ViT or another encoder that has them, or strategy=full, l2sp or probe"
     )
     try:
-        matcher = model.group_matcher(coarse=unit == "stage")  # type: ignore[operator]
+        matcher = as_timm(model).group_matcher(coarse=unit == "stage")
         layer_of: dict[str, int] = group_parameters(model, matcher, reverse=True)
     except (AttributeError, NotImplementedError, AssertionError, TypeError, re.error) as error:
         raise UserError(refusal) from error

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_ft.errors import UserError
+from ssl_ft.models.timm_model import as_timm
 from ssl_ft.transfer.extras import import_peft
 from ssl_ft.transfer.layers import layers_named
 from ssl_ft.transfer.quantized import as_plain_linear, is_quantized
@@ -79,7 +80,7 @@ def add_low_rank(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, classifier, adapter_name=_UPDATE)
-    classifier.get_classifier().requires_grad_(True)  # type: ignore[operator]
+    as_timm(classifier).get_classifier().requires_grad_(True)
 
 
 def merge_low_rank(classifier: nn.Module) -> nn.Module:

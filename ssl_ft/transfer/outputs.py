@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ssl_ft.models.timm_model import as_timm
 from ssl_ft.transfer.strategy import head_of
 
 
@@ -14,7 +15,7 @@ def first_outputs(model: nn.Module, count: int) -> nn.Module:
     if count == head.out_features:
         return model
     weight, bias = head.weight[:count].clone(), None if head.bias is None else head.bias[:count].clone()
-    model.reset_classifier(count)  # type: ignore[operator]
+    as_timm(model).reset_classifier(count)
     kept = head_of(model).to(weight.device, weight.dtype)
     kept.weight.copy_(weight)
     if bias is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ssl_ft.errors import UserError
+from ssl_ft.models.timm_model import as_timm
 from ssl_ft.optim import parameter_groups
 
 
@@ -88,7 +89,7 @@ def head_of(model: nn.Module) -> nn.Linear:
     Raises:
         UserError: it is not one linear layer.
     """
-    head = model.get_classifier()  # type: ignore[operator]
+    head = as_timm(model).get_classifier()
     if not isinstance(head, nn.Linear):
         raise UserError(
             f"the head of {type(model).__name__} is {type(head).__name__}, not one linear layer; fine-tuning knows "

@@ -1,5 +1,6 @@
 """compress by method=prune on real labels of noise: zeros that last, targets that are met, models that go on."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,36 @@ def test_a_regression_goes_on_in_the_users_units(tmp_path):
     torch.testing.assert_close(made.model(images), work.model(images), rtol=0.05, atol=0.05)
 
 
+def taught_without_labels(folder: Path, labels: np.ndarray, **settings: Any) -> Compressed:
+    """A pruned model that no val chose."""
+    source = replace(source_of(), labels=labels)
+    work = work_of("vit", folder, source=source, kind="units", sparsity=0.5, round_to=1, **settings)
+    return prune(replace(work, split=LabelSplit(np.arange(18), np.arange(0), np.arange(18, 24))))
+
+
+@pytest.mark.parametrize("has_pool", [False, True])
+def test_where_the_model_alone_teaches_no_label_counts(tmp_path, has_pool):
+    labels = np.arange(24) % 3
+    more = {"pool": {"path": str(tmp_path / "pool.npz"), "workers": 1}} if has_pool else {}
+    np.savez(
+        tmp_path / "pool.npz", images=np.random.default_rng(1).integers(0, 256, (9, SIZE, SIZE, 3), dtype=np.uint8)
+    )
+    states = {}
+    for name, mix, own in (("a", 0.0, labels), ("b", 0.0, labels[::-1].copy()), ("c", 0.5, labels[::-1].copy())):
+        (tmp_path / name).mkdir()
+        made = taught_without_labels(tmp_path / name, own, mix=mix, **more)
+        states[name] = made.model.state_dict()
+    assert all(torch.equal(value, states["b"][key]) for key, value in states["a"].items())
+    assert any(not torch.equal(value, states["c"][key]) for key, value in states["b"].items())
+
+
+def test_numbers_are_not_taught(tmp_path):
+    targets = np.random.default_rng(0).normal(100, 5, (24, 2)).astype(np.float32)
+    work = work_of("vit", tmp_path, source=source_of(targets), kind="units", sparsity=0.5, round_to=1, mix=0.1)
+    with pytest.raises(UserError, match=r"prune.mix=0.1: the model teaches classes alone, and .* task=regression"):
+        prune(work)
+
+
 @pytest.mark.slow
 def test_a_share_of_the_latency(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -168,6 +199,7 @@ def test_what_cannot_be_done_is_said(tmp_path, name, settings, message):
         ({"sparsity": 1.0}, r"less than 1"),
         ({"macs": 0}, r"greater than 0"),
         ({"steps": 0}, r"greater than or equal to 1"),
+        ({"temperature": 2.0}, r"prune.temperature concerns what the model teaches, and with prune.mix=1 it"),
     ],
 )
 def test_settings_that_contradict_themselves(settings, message):

@@ -1,6 +1,7 @@
 """Stage compress as a command, by method=distill: what it leaves, says and counts, and what it refuses."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,42 @@ def test_plan_names_model_student_and_images(tiny_runs, command):
     assert "train, 2 val, 4 test images" in done.out
     done = command(["compress", f"model={tiny_runs / 'pretrain'}", *STUDENT, "distill.kind=features", "--dry-run"])
     assert "20 images without a look at labels" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["prune"], "# prune: channels go until 0.5 of the multiply-accumulates are left, with 300 steps of"),
+        (
+            ["prune", "prune.sparsity=0.3", "prune.steps=4", "finetune.min_steps=9", "finetune.epochs=1"],
+            "# prune: 0.3 of each layer's channels go, in 4 rounds, with 9 steps of training in all",
+        ),
+        (
+            ["prune", "prune.kind=weights", "prune.sparsity=0.9"],
+            "# prune: 0.9 of the weights become zero, with 300",
+        ),
+        (["quantize"], "# quantize: static, ranges are read from up to 512 training images"),
+        (["quantize", "quantize.kind=qat", "finetune.min_steps=9", "finetune.epochs=1"], "# quantize: qat, 9 steps of"),
+    ],
+)
+def test_plan_says_what_becomes_of_the_model(tiny_runs, command, words, said):
+    method, *more = words
+    if method == "quantize" and find_spec("torchao") is None:
+        pytest.skip("quantizing needs torchao")
+    done = command(["compress", f"model={tiny_runs / 'finetune'}", f"method={method}", *more, "--dry-run"])
+    assert done.code == 0, done.err
+    assert said in done.out
+
+
+def test_plan_refuses_what_the_stage_would(tiny_runs, command):
+    words = ["compress", f"model={tiny_runs / 'finetune'}", "--dry-run"]
+    refused = [(["method=prune", "prune.keep=layer9"], "prune.keep=layer9: this ResNet has no module of that name")]
+    if find_spec("torchao") is not None:
+        refused.append((["method=quantize", "quantize.kind=dynamic"], "kind=dynamic quantizes linear layers alone"))
+    for more, said in refused:
+        done = command([*words, *more])
+        assert done.code == 2
+        assert said in done.err
 
 
 @pytest.mark.parametrize(
