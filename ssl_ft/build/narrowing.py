@@ -21,8 +21,8 @@ from ssl_ft.config.prune import PruneSettings
 from ssl_ft.errors import UserError
 from ssl_ft.models.encoders import num_features, with_cut
 
-# How near a target counts as met, as a share of it. Latency is measured, and no better known than that.
-_TOLERANCES = {"macs": 0.02, "latency": 0.05}
+# How near a target counts as met, as a share of what is to stay. Latency is measured, and no better known than that.
+_TOLERANCES = {"sparsity": 0.05, "macs": 0.02, "latency": 0.05}
 # With no target named.
 _DEFAULT_MACS = 0.5
 
@@ -63,7 +63,7 @@ def prune_widths(work: Work, settings: PruneSettings) -> Compressed:
             gone = plan.target if plan.goal == "sparsity" else 1 - plan.target
             share = cubic_share(each.number, num_steps=settings.steps, final=gone)
             own = judged_copy(work, model, settings)
-            found = _find(own, share, plan)
+            found = _find(own, share, plan, is_last=each.number == settings.steps)
             own = narrow(own, found.sizes, shears=plan.shears, example=plan.example)
             spec = with_cut(work.card.spec, own)
             trained.append(recover(recovery, own, spec, each=each))
@@ -119,40 +119,57 @@ def _latency_share(work: Work, folder: Path) -> Callable[[nn.Module], float]:
     return lambda model: latency_share(open_own(model, "cut.onnx"), whole)
 
 
-def _find(model: nn.Module, share: float, plan: _Plan) -> Found:
+def _find(model: nn.Module, share: float, plan: _Plan, *, is_last: bool) -> Found:
     """The widths by which the share of a round goes: of the parts, or of what the model costs.
 
+    Rounds before the last only lead there: they take the nearest that coarse widths have, and nothing that the last
+    could not make any multiple of.
+
     Raises:
-        UserError: no widths meet the target.
+        UserError: no widths of the last round meet the target.
     """
-    shears = plan.shears
+    shears, target, tolerance = plan.shears, 1 - share, _TOLERANCES[plan.goal]
     widths, _ = find_widths(model, shears, example=plan.example)
+    rounding = [shears.round_to]
+    if is_last:
+        rounding += [to for to in (4, 2, 1) if to < shears.round_to]
 
     def sizes_by(gone: float, round_to: int) -> Sizes:
-        return planned_sizes(widths, gone, full=plan.full, shears=replace(shears, round_to=round_to))
+        own = replace(shears, round_to=round_to)
+        return planned_sizes(widths, gone, full=plan.full, shears=own, is_up=not is_last)
 
     if plan.goal == "sparsity":
-        sizes = sizes_by(share, shears.round_to)
-        if sizes == {width.name: len(width.scores) for width in widths} and sizes == plan.full:
-            raise UserError(
-                f"prune.sparsity={plan.target}: with widths that are multiples of {shears.round_to} no layer loses "
-                "anything by it; raise it, or set prune.round_to=1"
-            )
-        return Found(sizes, 0.0, share, shears.round_to)
+        return _nearest_sparsity(sizes_by, share, plan, rounding)
 
     def cost(sizes: Sizes) -> float:
         return plan.cost(narrow(model, sizes, shears=shears, example=plan.example))
 
-    rounding = [shears.round_to, *(to for to in (4, 2, 1) if to < shears.round_to)]
-    target, tolerance = 1 - share, _TOLERANCES[plan.goal]
-    found = find_share(sizes_by, cost=cost, target=target, tolerance=tolerance, rounding=rounding)
-    if abs(found.cost - target) > tolerance * target:
+    floor = 0.0 if is_last else plan.target
+    found = find_share(sizes_by, cost=cost, target=target, tolerance=tolerance, rounding=rounding, floor=floor)
+    if is_last and abs(found.cost - target) > tolerance * target:
         raise UserError(
             f"prune.{plan.goal}={plan.target}: no widths meet {target:.4g} of the model's to {tolerance:.0%}; the "
             f"nearest is {found.cost:.4g}. Layers that stay whole have their part in it: name less in prune.keep, or "
             "aim elsewhere"
         )
     return found
+
+
+def _nearest_sparsity(sizes_by: Callable[[float, int], Sizes], share: float, plan: _Plan, rounding: list[int]) -> Found:
+    """Widths of the share, in the coarsest multiples that leave about as much as it says, else in the finest.
+
+    Raises:
+        UserError: the model has no layer that loses anything by it.
+    """
+    whole = sum(plan.full.values())
+    for round_to in rounding:
+        sizes = sizes_by(share, round_to)
+        left = sum(sizes.values()) / whole
+        if sizes != plan.full and abs(left - (1 - share)) <= _TOLERANCES["sparsity"] * (1 - share):
+            break
+    if round_to == 1 and sizes == plan.full:
+        raise UserError(f"prune.sparsity={plan.target}: no layer is wide enough to lose anything by it; raise it")
+    return Found(sizes, left, share, round_to)
 
 
 def _words(work: Work, model: nn.Module, found: Found, plan: _Plan, settings: PruneSettings) -> str:

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -17,13 +16,14 @@ from ssl_ft.build.teaching import distilled, num_images, open_pool, soft_targets
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
 from ssl_ft.compress.distilled import Distilled
 from ssl_ft.compress.importance import add_gradients
+from ssl_ft.config import FinetuneSettings
 from ssl_ft.config.prune import PruneSettings
 from ssl_ft.errors import UserError
 from ssl_ft.models.encoders import EncoderSpec
 from ssl_ft.models.timm_model import as_timm
 from ssl_ft.objectives.target_losses import masked_binary_cross_entropy, masked_squared_error
 from ssl_ft.seeding import derive_seed
-from ssl_ft.transfer.number_head import unfold_scale
+from ssl_ft.transfer.number_head import fold_scale, unfold_scale
 from ssl_ft.transfer.strategy import Prepared, head_of
 
 # Training images that gradients are taken on, and how many at a time.
@@ -57,12 +57,12 @@ class Recovery:
     Attributes:
         work: labels, how to train, and where.
         rounds: all together train as long as one training would; the last takes what does not divide.
-        taught: what is minimised; None: the loss of the labels alone.
+        taught: what is minimised in a training of these settings; None: the loss of the labels alone.
     """
 
     work: Work
     rounds: list[Round]
-    taught: Callable[[Prepared], Distilled] | None
+    taught: Callable[[Prepared, FinetuneSettings], Distilled] | None
 
 
 def plan_recovery(work: Work, settings: PruneSettings) -> Recovery:
@@ -71,7 +71,7 @@ def plan_recovery(work: Work, settings: PruneSettings) -> Recovery:
     Raises:
         UserError: it is to teach another task than classes, or nothing is left of the pool.
     """
-    taught, pool = None, None
+    pool, taught = None, None
     if settings.mix < 1:
         if work.card.task != "classes":
             raise UserError(
@@ -80,10 +80,13 @@ def plan_recovery(work: Work, settings: PruneSettings) -> Recovery:
             )
         pool = open_pool(settings.pool, work, setting="prune.pool")
         contract = work.card.contract
-        taught = partial(
-            distilled, work=work, training=work.training, contract=contract, share=settings.mix,
-            teach=soft_targets(settings.temperature), teacher=teacher_of(work, contract), pool=pool,
-        )  # fmt: skip
+        teacher, teach = teacher_of(work, contract), soft_targets(settings.temperature)
+
+        def taught(prepared: Prepared, training: FinetuneSettings) -> Distilled:
+            return distilled(
+                prepared, work, training, contract=contract, share=settings.mix, teach=teach, teacher=teacher, pool=pool
+            )
+
     total = finetune_plan(work.training, num_train=num_images(work, pool)).num_steps
     each, last = max(1, total // settings.steps), settings.steps
     rounds = [
@@ -121,15 +124,19 @@ def recover(
             unfold_scale(head, scale)
         return extend(prepared)
 
+    # A seed of its own: no round sees again the batches and crops that another has seen.
+    seed = derive_seed(work.training.seed, "round of pruning", each.number) >> 33
+    training = work.training.model_copy(update={"strategy": "full", "seed": seed})
+    taught = plan.taught
     return train_classifier(
-        work.training.model_copy(update={"strategy": "full"}),
+        training,
         Start(encoder, spec, work.card.contract),
         work.images,
         work.split,
         device=work.device,
         num_steps=each.num_steps,
         extend=begin,
-        taught=plan.taught,
+        taught=None if taught is None else lambda prepared: taught(prepared, training),
         should_stop=work.should_stop,
         on_row=lambda step, row: work.on_row(each.done + step, row),
     )
@@ -143,12 +150,15 @@ def judged_copy(work: Work, model: nn.Module, settings: PruneSettings) -> nn.Mod
     train = work.split.train
     order = np.random.default_rng(derive_seed(work.training.seed, "pruning images")).permutation(len(train))
     inputs = work.images.inputs(np.sort(train[order[:_MOST_IMAGES]]), work.card.contract)
-    task = work.images.source.task
-    of_source = work.images.labels if task == "classes" else work.images.targets
-    targets = torch.from_numpy(of_source[inputs.indices])
-    pixels = torch.from_numpy(inputs.pixels)
-    batches = [work.card.contract.normalise(part) for part in pixels.split(_BATCH)]
-    add_gradients(own, batches, targets=list(targets.split(_BATCH)), loss=_LOSSES[task])
+    task, scale = work.images.source.task, scale_of(work.images, train)
+    targets = work.images.labels[inputs.indices] if task == "classes" else work.images.targets[inputs.indices]
+    if scale is not None:  # else the target of the largest unit alone would decide what goes
+        targets = scale.standardise(targets)
+        unfold_scale(head_of(own), scale)
+    batches = [work.card.contract.normalise(part) for part in torch.from_numpy(inputs.pixels).split(_BATCH)]
+    add_gradients(own, batches, targets=list(torch.from_numpy(targets).split(_BATCH)), loss=_LOSSES[task])
+    if scale is not None:
+        fold_scale(head_of(own), scale)
     return own
 
 

@@ -34,6 +34,7 @@ def find_share(
     target: float,
     tolerance: float,
     rounding: Iterable[int],
+    floor: float = 0.0,
 ) -> Found:
     """The widths whose cost comes nearest to the target; coarse ones first, finer ones where they miss it.
 
@@ -43,12 +44,17 @@ def find_share(
         target: in (0, 1).
         tolerance: how far from the target, as a share of it, is near enough.
         rounding: multiples to try, coarse to fine.
+        floor: what costs less is not taken, however near; what nothing is taken from is to cost as much.
 
     Returns:
         The nearest there is, which may be further away than the tolerance.
     """
     known = dict[tuple[int, ...], float]()
     best: Found | None = None
+
+    def is_better(found: Found) -> bool:
+        return found.cost >= floor and (best is None or abs(found.cost - target) < abs(best.cost - target))
+
     for round_to in rounding:
         low, high = 0.0, _MOST
         for number in range(_NUM_HALVINGS + 1):
@@ -59,9 +65,9 @@ def find_share(
             if key not in known:
                 known[key] = cost(sizes)
             found = Found(sizes, known[key], share, round_to)
-            if best is None or abs(found.cost - target) < abs(best.cost - target):
+            if is_better(found):
                 best = found
-            if abs(found.cost - target) <= tolerance * target:
+            if found.cost >= floor and abs(found.cost - target) <= tolerance * target:
                 return found
             if number == 0 and found.cost > target:
                 break
@@ -69,5 +75,7 @@ def find_share(
                 low = share
             else:
                 high = share
-    assert best is not None, "there is something to try"
+    if best is None:
+        sizes = sizes_by(0.0, round_to)
+        best = Found(sizes, cost(sizes), 0.0, round_to)
     return best

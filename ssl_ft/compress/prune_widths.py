@@ -5,6 +5,7 @@ they are chosen by score and share. The share that meets a cost is sought in `pr
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -78,6 +79,8 @@ def narrow(model: nn.Module, sizes: Mapping[str, int], *, shears: Shears, exampl
         UserError: the model does not run when it is cut.
     """
     own = copy.deepcopy(model).eval()
+    for copied, given in zip(own.parameters(), model.parameters(), strict=True):
+        copied.grad = given.grad  # a deep copy leaves gradients behind
     for width in find_widths(own, shears, example=example)[0]:
         order = width.scores.sort(stable=True).indices
         gone = order[: len(width.scores) - sizes[width.name]]
@@ -128,17 +131,19 @@ def _refuse_stream(model: nn.Module, shears: Shears) -> None:
         )
 
 
-def rounded(count: float, *, size: int, to: int) -> int:
-    """How many of `size` parts stay where `count` should: the nearest multiple of `to`, one at least.
+def rounded(count: float, *, size: int, to: int, is_up: bool = False) -> int:
+    """Of `size` parts, how many stay where `count` should: the nearest multiple of `to`, or the next above, one at least.
 
     A layer that has no more than `to` of them is not rounded.
     """
-    if to == 1 or size <= to:
-        return min(size, max(1, int(count + 0.5)))
-    return min(size, max(to, int(count / to + 0.5) * to))
+    unit = 1 if size <= to else to
+    steps = math.ceil(count / unit - 1e-9) if is_up else int(count / unit + 0.5)
+    return min(size, max(unit, steps * unit))
 
 
-def planned_sizes(widths: list[Width], share: float, *, full: Mapping[str, int], shears: Shears) -> Sizes:
+def planned_sizes(
+    widths: list[Width], share: float, *, full: Mapping[str, int], shears: Shears, is_up: bool = False
+) -> Sizes:
     """How many parts of each width stay.
 
     Args:
@@ -146,18 +151,18 @@ def planned_sizes(widths: list[Width], share: float, *, full: Mapping[str, int],
         share: in [0, 1), of the parts the model had when it was whole that are gone afterwards.
         full: how many those were, of each width.
         shears: local takes the share of each width; global takes the lowest scores of all together.
+        is_up: round what stays up, so that it can still become what any larger share leaves.
     """
     if shears.scope == "local":
         counts = {width.name: (1 - share) * full[width.name] for width in widths}
     else:
         counts = _ranked(widths, share, full=full)
-    return {
-        width.name: min(
-            len(width.scores),
-            rounded(counts[width.name], size=full[width.name], to=shears.round_to if width.is_rounded else 1),
-        )
-        for width in widths
-    }
+    sizes = Sizes()
+    for width in widths:
+        to = shears.round_to if width.is_rounded else 1
+        planned = rounded(counts[width.name], size=full[width.name], to=to, is_up=is_up)
+        sizes[width.name] = min(len(width.scores), planned)
+    return sizes
 
 
 def _ranked(widths: list[Width], share: float, *, full: Mapping[str, int]) -> dict[str, float]:

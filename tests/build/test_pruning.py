@@ -1,5 +1,6 @@
 """compress by method=prune on real labels of noise: zeros that last, targets that are met, models that go on."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,18 @@ from ssl_ft.build.draft import Start
 from ssl_ft.build.labels import LabelledImages, LabelSplit
 from ssl_ft.build.origins import load_origin, own_origin
 from ssl_ft.build.pruning import prune
+from ssl_ft.build.recovery import judged_copy
+from ssl_ft.build.tasks import scale_of
 from ssl_ft.build.transfer import train_classifier
 from ssl_ft.compress.macs import count_macs
 from ssl_ft.config import CompressSettings, DataSettings, FinetuneSettings
+from ssl_ft.config.prune import PruneSettings
 from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError
 from ssl_ft.export.onnx_file import write_onnx
 from ssl_ft.models.encoders import EncoderSpec, build_encoder
 from ssl_ft.runlog import RunFolder
+from ssl_ft.transfer.number_head import fold_scale
 
 SIZE = 16
 SPECS = {
@@ -45,7 +50,7 @@ def source_of(targets: np.ndarray | None = None) -> Source:
     )  # fmt: skip
 
 
-def work_of(name: str, folder: Path, *, source: Source | None = None, steps: int = 4, **settings: Any) -> Work:
+def work_of(name: str, folder: Path, *, source: Source | None = None, **settings: Any) -> Work:
     model = build_encoder(SPECS[name], seed=1)
     source = source or source_of()
     num_outputs = len(source.class_names or source.target_names)
@@ -56,7 +61,7 @@ def work_of(name: str, folder: Path, *, source: Source | None = None, steps: int
     split = LabelSplit(np.arange(15), np.arange(15, 18), np.arange(18, 24))
     return Work(
         settings=CompressSettings.model_validate({"method": "prune", "prune": settings, "threads": 1}),
-        training=FinetuneSettings.model_validate({"min_steps": steps, "epochs": 1, "batch_size": 5}),
+        training=FinetuneSettings.model_validate({"min_steps": 4, "epochs": 1, "batch_size": 5}),
         model=model.eval(),
         card=card,
         images=LabelledImages(source, data, np.arange(18), folder),
@@ -154,6 +159,42 @@ def test_where_the_model_alone_teaches_no_label_counts(tmp_path, has_pool):
     assert any(not torch.equal(value, states["c"][key]) for key, value in states["b"].items())
 
 
+def test_each_round_trains_on_draws_of_its_own(tmp_path, monkeypatch):
+    seeds = []
+
+    def watched(settings: FinetuneSettings, *words: Any, **named: Any) -> Any:
+        seeds.append(settings.seed)
+        return train_classifier(settings, *words, **named)
+
+    monkeypatch.setattr("ssl_ft.build.recovery.train_classifier", watched)
+    made = prune(work_of("vit", tmp_path, kind="units", sparsity=0.5, round_to=1, steps=3))
+    assert len(set(seeds)) == 3
+    assert [block.mlp.fc1.out_features for block in made.model.blocks] == [72, 72]  # type: ignore[union-attr]
+
+
+def test_a_target_is_met_in_the_last_round_though_the_first_takes_nothing(tmp_path):
+    """A fiftieth of 144 neurons: 2.5 in the first round, 3 in the last, whose nearest multiple of 8 is all of them."""
+    made = prune(work_of("vit", tmp_path, kind="units", sparsity=0.02, steps=2))
+    assert [block.mlp.fc1.out_features for block in made.model.blocks] == [140, 140]  # type: ignore[union-attr]
+    assert "in multiples of 4" in made.card.about["pruned"]
+
+
+def test_targets_of_small_units_count_as_much_as_those_of_large_ones(tmp_path):
+    """By taylor the same goes whether a target is told in grams or in tons."""
+    targets = np.random.default_rng(0).normal(100, 5, (24, 2)).astype(np.float32)
+    settings = PruneSettings(kind="units", sparsity=0.5, round_to=1, importance="taylor")
+    scores = []
+    for unit in (1, 1e6):
+        work = work_of("vit", tmp_path, source=source_of((targets * [unit, 1]).astype(np.float32)))
+        scale = scale_of(work.images, work.split.train)
+        model = copy.deepcopy(work.model)
+        fold_scale(model.head, scale)  # type: ignore[arg-type]
+        judged = judged_copy(replace(work, model=model), model, settings)
+        scores.append(judged.blocks[0].mlp.fc1.weight.grad)  # type: ignore[union-attr]
+        torch.testing.assert_close(judged.head.weight, model.head.weight, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-3, atol=1e-5)
+
+
 def test_numbers_are_not_taught(tmp_path):
     targets = np.random.default_rng(0).normal(100, 5, (24, 2)).astype(np.float32)
     work = work_of("vit", tmp_path, source=source_of(targets), kind="units", sparsity=0.5, round_to=1, mix=0.1)
@@ -178,7 +219,7 @@ def test_a_share_of_the_latency(tmp_path):
     ("name", "settings", "message"),
     [
         ("vit", {"macs": 0.01}, r"prune.macs=0.01: no widths meet 0.01 of the model's to 2%; the nearest is 0"),
-        ("vit", {"sparsity": 0.01}, r"prune.sparsity=0.01: with widths that are multiples of 8 no layer loses"),
+        ("vit", {"sparsity": 0.001}, r"prune.sparsity=0.001: no layer is wide enough to lose anything by it"),
         ("resnet", {"kind": "units", "sparsity": 0.5}, r"this ResNet has no MLP"),
         ("vit", {"keep": "blocks.9"}, r"prune.keep=blocks.9: this VisionTransformer has no module of that name; close"),
         ("vit", {"keep": ["patch_embed", "blocks"]}, r"no layer that can be cut"),

@@ -90,6 +90,36 @@ def test_without_silent_dimensions_attention_is_the_same_fused_or_not():
     assert_same(model, smaller)
 
 
+@pytest.mark.parametrize(("make", "kind"), [(vit, "units"), (resnet, "channels")])
+def test_by_taylor_the_largest_part_goes_where_no_loss_depends_on_it(make, kind):
+    if kind == "channels":
+        pytest.importorskip("torch_pruning")
+    model = make()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    block = model.blocks[0].mlp if kind == "units" else model.layer1[0]
+    first, second = (block.fc1, block.fc2) if kind == "units" else (block.conv1, block.conv2)
+    parts = [(first, 0), (first, 0), (second, 1)] if kind == "units" else [(first, 0), (block.bn1, 0), (second, 1)]
+    with torch.no_grad():
+        for layer, dim in parts:
+            layer.weight.select(dim, 5).mul_(100)
+            layer.weight.grad.select(dim, 5).zero_()
+    for each in [first, block.bn1] if kind == "channels" else [first]:
+        if each.bias is not None:
+            each.bias.grad[5] = 0
+    shears = Shears(kind, importance="taylor", round_to=1)
+    widths, _ = find_widths(copy.deepcopy(model), shears, example=EXAMPLE)
+    (name,) = [w.name for w in widths if w.name in ("blocks.0.mlp", "layer1.0.conv1")]
+    sizes = {w.name: len(w.scores) - (w.name == name) for w in widths}
+    smaller = narrow(model, sizes, shears=shears, example=EXAMPLE)
+    left = dict(smaller.named_modules())[f"{name}.fc1" if kind == "units" else name].weight
+    rest = [i for i in range(len(first.weight)) if i != 5]
+    torch.testing.assert_close(left, first.weight[rest])
+    magnitude = narrow(model, sizes, shears=Shears(kind, round_to=1), example=EXAMPLE)
+    kept = dict(magnitude.named_modules())[f"{name}.fc1" if kind == "units" else name].weight
+    assert (kept.abs().flatten(1).max(1).values > left.abs().max()).any(), "by magnitude it stays"
+
+
 def test_whole_heads_go():
     model = vit()
     with torch.no_grad():
@@ -118,6 +148,16 @@ def test_a_convnexts_stream_is_cut_where_asked_for():
 )
 def test_what_stays_is_a_multiple(count, size, to, wanted):
     assert rounded(count, size=size, to=to) == wanted
+
+
+def test_rounded_up_it_can_still_become_what_a_larger_share_leaves():
+    for size in (9, 16, 24, 53, 144):
+        for now in range(1, size + 1):
+            held = rounded(now, size=size, to=8, is_up=True)
+            assert held >= now
+            for later in range(1, now + 1):
+                for to in (8, 4, 2, 1):
+                    assert rounded(later, size=size, to=to) <= max(held, to if size > to else 1)
 
 
 def test_ranked_together_no_layer_loses_all():
@@ -183,6 +223,18 @@ class TestSearch:
 
     def test_finer_ones_are_taken_where_they_do_not(self):
         assert (self.find(0.55).sizes, self.find(0.55).round_to) == ({"a": 11}, 1)
+
+    def test_what_costs_less_than_the_floor_is_not_taken(self):
+        widths = [Width("a", torch.arange(16.0), lambda gone: None)]
+
+        def find(floor: float) -> Any:
+            return find_share(
+                lambda share, to: planned_sizes(widths, share, full={"a": 16}, shears=Shears("units", round_to=to)),
+                cost=lambda sizes: (sizes["a"] / 16) ** 2, target=0.5625, tolerance=0.02, rounding=[8], floor=floor,
+            )  # fmt: skip
+
+        assert find(0.0).sizes == {"a": 8}
+        assert find(0.5).sizes == {"a": 16}
 
     def test_the_nearest_is_given_where_nothing_does(self):
         assert self.find(0.01).sizes == {"a": 1}
