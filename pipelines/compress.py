@@ -4,7 +4,7 @@ import numpy as np
 
 from pipelines import compress_encoder
 from ssl_ft import dist, handover
-from ssl_ft.build.auditing import audit, exit_code
+from ssl_ft.build.auditing import audit, exit_code, refuse_without_test
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
 from ssl_ft.build.methods import METHODS
@@ -30,6 +30,7 @@ def main(settings: CompressSettings) -> int:
     labelled = handover.open_labelled(before.training)
     check_outputs(before.card, labelled.source)
     split = split_budget(before.budget, labelled.source, labelled.roles)
+    refuse_without_test(labelled.source, split)
     run = handover.open_run(before.settings, labelled, stage="compress", name=f"compress-{settings.method}")
     if run.is_finished:
         return handover.already_done(run) or exit_code(run.path)
@@ -58,9 +59,11 @@ def _compress(before: Predecessor, labelled: handover.Labelled, split: LabelSpli
             run.note("stopped before the end: nothing was scored; the same command starts this stage again")
             return wish.exit_code
     verdict = _judge(made, work)
-    used = LabelsUsed(
-        train=len(split.train), val=made.num_val, test=verdict.num_images, earlier=earlier + made.num_earlier
-    )
+    used = LabelsUsed(earlier=card.num_labels, test=verdict.num_images)
+    if made.uses_labels:
+        used = LabelsUsed(
+            train=len(split.train), val=made.num_val, test=verdict.num_images, earlier=earlier + made.num_earlier
+        )
     file = write_models(made, work, used)
     size, seconds = file.stat().st_size, settings.timing_seconds
     found = audit(

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from ssl_ft.artifact import InputContract, find_model
 from ssl_ft.build.compressing import Work
+from ssl_ft.build.labels import LabelSplit
+from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.audit import SCORES, Loss, drop_of_classes, loss_of_classes, loss_of_targets, value_of
 from ssl_ft.evaluate.augmented import LINKS, mean_outputs
@@ -111,13 +113,22 @@ def exit_code(run: Path) -> int:
     return 0 if (run / "exported").is_dir() else REFUSED
 
 
-def _answer(runner: Runner, contract: InputContract, work: Work, *, run: RunFolder) -> _Answers:
-    source, task = work.images.source, work.card.task
-    if not len(work.split.test):
+def refuse_without_test(source: Source, split: LabelSplit) -> None:
+    """Refuse labelled images none of which is for test.
+
+    Raises:
+        UserError: as said.
+    """
+    if not len(split.test):
         raise UserError(
             f"{source.location} has no test images to audit the exported file on; give some with data.test_path=, or "
             "a split with data.val_split and a share for test"
         )
+
+
+def _answer(runner: Runner, contract: InputContract, work: Work, *, run: RunFolder) -> _Answers:
+    source, task = work.images.source, work.card.task
+    refuse_without_test(source, work.split)
     own = work.images.inputs(work.split.test, work.card.contract)
     if own.damaged:
         run.list_damaged([(name, reason, "") for name, reason in own.damaged])

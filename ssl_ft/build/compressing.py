@@ -50,12 +50,13 @@ class Compressed:
 
     Attributes:
         model: in evaluation mode, on the CPU: saved as a model folder where nothing else is written of it.
-        card: of that model; `about` is completed by the stage.
+        card: of that model; `about` says what the method did, the stage adds where it comes from.
         write: writes the exported file that is audited into a folder and gives its path; None: the model in ONNX.
         steps: of training.
         num_val: images of val chosen on.
         damages: training images that could not be read.
         num_earlier: labels that weights it started from, other than the model's, were trained on.
+        uses_labels: whether any label of the budget had a part in it; else they are those of the model it came from.
         pair: the model, and the same trained without what the method adds, to be scored on test side by side; None
             where there is no such rival.
     """
@@ -67,6 +68,7 @@ class Compressed:
     num_val: int = 0
     damages: tuple[Damage, ...] = ()
     num_earlier: int = 0
+    uses_labels: bool = True
     pair: tuple[Contender, Contender] | None = None
 
     @property

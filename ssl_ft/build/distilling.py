@@ -3,6 +3,7 @@
 Distilling of encoders, which needs no label, is `feature_distilling.py`; losses and modules are in `compress/`.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,11 +11,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ssl_ft.artifact import ModelCard
 from ssl_ft.build.compressing import Compressed, Work
-from ssl_ft.build.draft import Start
+from ssl_ft.build.draft import Start, with_head
 from ssl_ft.build.origins import record_start
 from ssl_ft.build.pairs import Contender
 from ssl_ft.build.selftraining import Unlabelled
+from ssl_ft.build.shipping import check_can_ship
 from ssl_ft.build.students import Student, make_student
 from ssl_ft.build.teaching import distilled, num_images, open_pool, soft_targets, teacher_of
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
@@ -35,13 +38,11 @@ def distill(work: Work) -> Compressed:
         UserError: another task than classes, or a student that cannot be had.
     """
     settings = work.settings.distill or DistillSettings()
-    if work.card.task != "classes":
-        raise UserError(
-            f"method=distill teaches classes alone, and {work.settings.model} is a model of task={work.card.task}: its "
-            "outputs are no shares for a temperature to soften. `ssl-ft finetune` trains a small encoder on its labels"
-        )
+    check_teaches_classes(work.card, model=work.settings.model)
     seed = work.training.seed
     student = make_student(settings, work.card, work.model, seed=seed)
+    whole = with_head(copy.deepcopy(student.start.encoder), num_classes=len(work.card.output_names), seed=0)
+    check_can_ship(whole.eval(), student.start.contract)
     if student.origin is not None:
         record_start(work.run, *student.origin)
     pool = open_pool(settings.pool, work, setting="distill.pool")
@@ -65,6 +66,19 @@ def distill(work: Work) -> Compressed:
         contract = student.start.contract
         pair = Contender("student", trained, contract), Contender("student alone", plain, contract)
     return _made(work, student, trained, pair)
+
+
+def check_teaches_classes(card: ModelCard, *, model: str) -> None:
+    """Refuse to distill a model of another task.
+
+    Raises:
+        UserError: as said.
+    """
+    if card.task != "classes":
+        raise UserError(
+            f"method=distill teaches classes alone, and {model} is a model of task={card.task}: its outputs are no "
+            "shares for a temperature to soften. `ssl-ft finetune` trains a small encoder on its labels"
+        )
 
 
 def _shown(

@@ -28,7 +28,13 @@ from ssl_ft.export.extras import require_onnx
 from ssl_ft.export.folder import complete_folder
 from ssl_ft.export.inside import Normalised
 from ssl_ft.export.onnx_file import write_onnx_graph
-from ssl_ft.export.program_file import write_executorch, write_inductor, write_program
+from ssl_ft.export.program_file import (
+    require_compiler,
+    require_executorch,
+    write_executorch,
+    write_inductor,
+    write_program,
+)
 from ssl_ft.export.running import Floats32, Pixels, preparer
 from ssl_ft.export.timm_folder import check_timm, write_timm_folder
 from ssl_ft.result import Metric
@@ -99,20 +105,27 @@ def find_exported_model(settings: ExportSettings) -> Path:
 
 
 def check_formats(settings: ExportSettings, folder: Path) -> None:
-    """Make sure, before anything is written, that the packages are there and timm can build the model.
+    """Make sure, before anything is written, that packages and compiler are there and timm can build the model.
 
     Raises:
         UserError: as said.
     """
     if "onnx" in settings.formats:
         require_onnx(what="formats=onnx")
+    if "inductor" in settings.formats:
+        require_compiler()
+    if "executorch" in settings.formats:
+        require_executorch()
     if "timm" in settings.formats:
         model, card, _ = load_model(folder)
         check_timm(model, card)
 
 
 def write_files(settings: ExportSettings, subject: Subject, run: RunFolder) -> list[Metric]:
-    """Write, check and describe the files in `exported/`, and give the rows of `result.json`."""
+    """Write, check and describe the files in `exported/`, and give the rows of `result.json`.
+
+    A format that cannot be written, or run in a fresh process, is left out with a note.
+    """
     folder = run.path / "exported"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -120,17 +133,29 @@ def write_files(settings: ExportSettings, subject: Subject, run: RunFolder) -> l
     files, rows = [], list[Metric]()
     for each in settings.formats:
         path = folder / NAMES[each]
-        _write(each, subject, path, description)
-        checked = _check(each, subject, path, description)
+        try:
+            _write(each, subject, path, description)
+            checked = _check(each, subject, path, description)
+        except UserError as error:  # the other formats are not to be lost for it
+            _remove(path)
+            run.note(f"{path.name} was not kept: {error}")
+            continue
         size = size_bytes(path)
         rows += _rows(each, checked, size, role=subject.role)
         run.note(_sentence(path, checked, tolerance=settings.tolerance, role=subject.role))
         if checked.deviation > settings.tolerance:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(path)
             continue
         files.append(_about_file(each, path, checked, size=size, settings=settings))
     complete_folder(folder, description.with_files(files))
     return rows
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def are_all_kept(settings: ExportSettings, run: Path) -> bool:

@@ -7,13 +7,12 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from ssl_ft.artifact import InputContract
 from ssl_ft.build.data import build_order, limited, open_data, pool_of
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import Indices, LabelledImages
-from ssl_ft.build.origins import Origin, find_origin, load_origin
+from ssl_ft.build.origins import Origin, find_origin, load_origin, with_measured_contract
 from ssl_ft.build.parts import label_views, optimizer_for
 from ssl_ft.build.students import Student, make_student
 from ssl_ft.build.transfer import finetune_plan
@@ -93,6 +92,7 @@ def open_teaching(settings: CompressSettings) -> EncoderTeaching:
     data = settings.data or parent_data(origin.folder)  # type: ignore[arg-type]  # it has one: see above
     source = open_data(data)
     pool, test = pool_of(source, data)
+    origin = with_measured_contract(origin, pool, np.arange(len(pool)), data)
     if len(pool) < 2:
         raise UserError(
             f"data={source.location} has {len(pool)} images to train on, and one more is held out; name more"
@@ -139,9 +139,10 @@ def teach_encoder(
     train, held_out = _cut(len(images.source), seed=seed)
     teacher = Teacher(model, card.contract, student=contract, device=device)
     few = train[evenly_spread(len(train), most=_MEAN_IMAGES)]
-    features = partial(_features, images, device=device)
-    mean = features(model, card.contract, few).mean(0)
-    truth = features(model, card.contract, held_out) - mean
+    features = partial(compute_outputs, device=device, batch_size=256)
+    mean = features(model, _pixels(images, card.contract, few), card.contract).mean(0)
+    truth = features(model, _pixels(images, card.contract, held_out), card.contract) - mean
+    own_pixels = _pixels(images, contract, held_out)  # read once: the student is looked at again and again
     objective = FeatureDistilled(
         encoder,
         views=label_views(training.views, contract, seed=seed),
@@ -157,7 +158,7 @@ def teach_encoder(
     store = images.store(train, contract, seed=seed)
 
     def agreement() -> tuple[float, float]:
-        found = torch.from_numpy(features(encoder, contract, held_out)).to(device)
+        found = torch.from_numpy(features(encoder, own_pixels, contract)).to(device)
         with torch.no_grad():
             mapped = objective.map(found).double().cpu()
         objective.train()
@@ -195,12 +196,10 @@ def _cut(count: int, *, seed: int) -> tuple[Indices, Indices]:
     return np.setdiff1d(np.arange(count), held_out), held_out
 
 
-def _features(
-    images: LabelledImages, model: nn.Module, contract: InputContract, rows: Indices, *, device: torch.device
-) -> NDArray[np.float32]:
-    inputs = images.inputs(rows, contract)
-    if not len(inputs.pixels):
+def _pixels(images: LabelledImages, contract: InputContract, rows: Indices) -> NDArray[np.uint8]:
+    pixels = images.inputs(rows, contract).pixels
+    if not len(pixels):
         raise UserError(
             f"{images.source.location}: not one of {len(rows)} images looked at can be read; mend them first"
         )
-    return compute_outputs(model, inputs.pixels, contract, device=device, batch_size=256)
+    return pixels

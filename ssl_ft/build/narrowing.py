@@ -75,11 +75,7 @@ def prune_widths(work: Work, settings: PruneSettings) -> Compressed:
 
 
 def _plan(work: Work, settings: PruneSettings, folder: Path) -> _Plan:
-    shears = Shears(
-        "units" if settings.kind == "units" else "channels", settings.importance, settings.scope or "local",
-        settings.stream, settings.heads, settings.keep, settings.round_to,
-    )  # fmt: skip
-    contract = work.card.contract
+    shears, contract = shears_of(settings), work.card.contract
     example = torch.zeros(1, contract.channels, contract.size, contract.size)
     widths, left_whole = find_widths(judged_copy(work, work.model, settings), shears, example=example)
     for layer in left_whole:
@@ -88,6 +84,14 @@ def _plan(work: Work, settings: PruneSettings, folder: Path) -> _Plan:
     goal, target = goal_of(settings)
     cost = {"sparsity": _nothing, "macs": _macs_share, "latency": _latency_share}[goal](work, folder)
     return _Plan(goal, target, shears, example, full, cost)
+
+
+def shears_of(settings: PruneSettings) -> Shears:
+    """How layers are made narrower."""
+    return Shears(
+        "units" if settings.kind == "units" else "channels", settings.importance, settings.scope or "local",
+        settings.stream, settings.heads, settings.keep, settings.round_to,
+    )  # fmt: skip
 
 
 def goal_of(settings: PruneSettings) -> tuple[Goal, float]:

@@ -21,6 +21,8 @@ from ssl_ft.report.tables import write_confusion
 from ssl_ft.result import Metric
 from ssl_ft.runlog import RunFolder
 
+Pixels = NDArray[np.uint8]
+
 
 @dataclass(frozen=True, eq=False)
 class Contender:
@@ -74,11 +76,14 @@ def judge_pair(
         seed: of the resamples.
     """
     is_same = subject.trained is baseline.trained
-    both = [
-        _shares(one, source, test, data, run=run, device=device)
-        for one in ([subject] if is_same else [subject, baseline])
-    ]
-    truth, shares = both[0][0], [share for _, share in both] * (1 + is_same)
+    seen = dict[InputContract, tuple[Pixels, Indices]]()  # both often take the same input, and it is read once
+    shares = []
+    for one in [subject] if is_same else [subject, baseline]:
+        if one.contract not in seen:
+            seen[one.contract] = read_test(source, test, data, one.contract, run=run)
+        shares.append(_shares(one, seen[one.contract][0], device=device))
+    num_scored, truth = len(shares), seen[subject.contract][1]
+    shares *= 1 + is_same
     predicted = [share.argmax(1) for share in shares]
     metrics: list[Metric] = []
     for one, share, guess in zip((subject, baseline), shares, predicted, strict=True):
@@ -90,15 +95,12 @@ def judge_pair(
     gain = paired_difference(truth, predicted[0][None], predicted[1][None], seed=seed)
     metrics += as_metrics([gain], budget=budget, model=f"{subject.name} over {baseline.name}")
     _write_tables(run, truth, predicted, source.class_names, model=subject.name, budget=budget)
-    return Verdict(metrics, len(truth), len(both))
+    return Verdict(metrics, len(truth), num_scored)
 
 
-def _shares(
-    one: Contender, source: Source, test: Indices, data: DataSettings, *, run: RunFolder, device: torch.device
-) -> tuple[Indices, NDArray[np.float64]]:
-    pixels, truth = read_test(source, test, data, one.contract, run=run)
+def _shares(one: Contender, pixels: Pixels, *, device: torch.device) -> NDArray[np.float64]:
     logits = compute_outputs(one.trained.model, pixels, one.contract, device=device, batch_size=256)
-    return truth, softmax(logits.astype(np.float64), axis=1)
+    return np.asarray(softmax(logits.astype(np.float64), axis=1))
 
 
 def _write_tables(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.narrowing import prune_widths
 from ssl_ft.build.recovery import compressed, judged_copy, plan_recovery, recover
+from ssl_ft.build.shipping import check_can_ship
 from ssl_ft.build.transfer import Trained
 from ssl_ft.compress.importance import parameter_scores
 from ssl_ft.compress.prune_weights import cubic_share, lowest_masks, prunable_weights, zero
@@ -26,6 +27,7 @@ def prune(work: Work) -> Compressed:
     """
     settings = work.settings.prune or PruneSettings()
     check_names(work.model, settings.keep)
+    check_can_ship(work.model, work.card.contract)
     return _prune_weights(work, settings) if settings.kind == "weights" else prune_widths(work, settings)
 
 

@@ -4,7 +4,7 @@ The rounding itself is in `ssl_ft/compress/quantize_*.py`. No test image is look
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,25 +62,26 @@ def quantize(work: Work) -> Compressed:
     settings = work.settings.quantize or QuantizeSettings()
     require_quantizers()
     job = decide(settings, work.model, name=work.card.spec.name, note=work.run.note)
+    card = replace(work.card, about={"quantized": f"{job.kind}, for {job.engine}"})
     if job.kind in ("dynamic", "weight_only"):
-        return Compressed(work.model, work.card, write=_writer(work, job, None))
+        return Compressed(work.model, card, write=_writer(work, job, None), uses_labels=False)
     pixels = _calibration_images(settings, work)
     if job.engine == "onnxruntime" and job.kind == "static":
         write = _writer(work, job, pixels)
-        return Compressed(work.model, work.card, write=write)
+        return Compressed(work.model, card, write=write, uses_labels=False)
     import_torchao()
     channels, size = work.card.contract.channels, work.card.contract.size
     graph = capture(work.model, channels=channels, size=size)
     if job.kind == "static":
         rounded = calibrated(graph, _batches(work, pixels), reduce_range=job.reduce_range)
-        return Compressed(work.model, work.card, write=_graph_writer(work, job, rounded))
+        return Compressed(work.model, card, write=_graph_writer(work, job, rounded), uses_labels=False)
     model = prepare_rounded(
         graph, _batches(work, pixels), engine=job.engine, is_convnet=job.weights.is_convnet,
         reduce_range=job.reduce_range,
     )  # fmt: skip
     trained = train_rounded(model, work, rate_share=settings.rate_share)
     return Compressed(
-        work.model, work.card, write=_graph_writer(work, job, converted(model)),
+        work.model, card, write=_graph_writer(work, job, converted(model)),
         steps=trained.step, num_val=trained.num_val, damages=trained.damages,
     )  # fmt: skip
 
@@ -106,13 +107,14 @@ def decide(settings: QuantizeSettings, model: nn.Module, *, name: str, note: Cal
         kind = settings.kind
     check_kind(weights, kind, name=name)
     reduce_range = kind != "weight_only" and needs_reduced_range()
+    numbers = "activations" if engine == "pt2e" and kind == "static" else "weights"
     if reduce_range:
         note(
-            "weights take 7 bits instead of 8: this CPU has no VNNI and saturates sums of full products; quantize on a "
-            "CPU that has it for such a CPU"
+            f"{numbers} take 7 bits instead of 8: this CPU has no VNNI and saturates sums of full products; quantize "
+            "on a CPU that has it for such a CPU"
         )
     elif kind != "weight_only":
-        note("weights take 8 bits, which this CPU adds exactly; an x86 CPU without VNNI would saturate sums")
+        note(f"{numbers} take 8 bits, which this CPU adds exactly; an x86 CPU without VNNI would saturate sums")
     return Job(kind, engine, weights, reduce_range)
 
 
@@ -151,7 +153,7 @@ def _writer(work: Work, job: Job, pixels: NDArray[np.uint8] | None) -> Callable[
     def write(folder: Path) -> Path:
         target, plain = folder / "model.onnx", folder / ".float.onnx"
         try:
-            write_onnx(work.model, plain, channels=contract.channels, size=contract.size)
+            write_onnx(work.model, plain, channels=contract.channels, size=contract.size, is_annotated=True)
             if job.kind == "dynamic":
                 quantize_dynamic(plain, target, reduce_range=job.reduce_range)
             elif job.kind == "weight_only":
@@ -180,8 +182,8 @@ def _graph_writer(work: Work, job: Job, graph: fx.GraphModule) -> Callable[[Path
             target = folder / "model.pt2"
             write_pt2(graph, target, channels=contract.channels, size=contract.size)
             work.run.note(
-                "model.pt2 needs torch and torchao, and is fast once compiled (torch.compile with "
-                "torch._inductor.config.freezing=True)"
+                "model.pt2 needs torch, with torch.ao.quantization.fx._decomposed imported before it is loaded, and is "
+                "fast once compiled (torch.compile with torch._inductor.config.freezing=True)"
             )
             return target
         target = folder / "model.onnx"

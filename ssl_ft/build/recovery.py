@@ -73,11 +73,7 @@ def plan_recovery(work: Work, settings: PruneSettings) -> Recovery:
     """
     pool, taught = None, None
     if settings.mix < 1:
-        if work.card.task != "classes":
-            raise UserError(
-                f"prune.mix={settings.mix}: the model teaches classes alone, and {work.settings.model} is one of "
-                f"task={work.card.task}; leave prune.mix out"
-            )
+        check_can_teach(settings, work.card, model=work.settings.model)
         pool = open_pool(settings.pool, work, setting="prune.pool")
         contract = work.card.contract
         teacher, teach = teacher_of(work, contract), soft_targets(settings.temperature)
@@ -87,12 +83,24 @@ def plan_recovery(work: Work, settings: PruneSettings) -> Recovery:
                 prepared, work, training, contract=contract, share=settings.mix, teach=teach, teacher=teacher, pool=pool
             )
 
-    total = finetune_plan(work.training, num_train=num_images(work, pool)).num_steps
-    each, last = max(1, total // settings.steps), settings.steps
-    rounds = [
-        Round(k, each if k < last else max(1, total - each * (k - 1)), each * (k - 1)) for k in range(1, last + 1)
-    ]
-    return Recovery(work, rounds, taught)
+    total, count = finetune_plan(work.training, num_train=num_images(work, pool)).num_steps, settings.steps
+    each = max(1, total // count)
+    done = [each * number for number in range(count)]
+    lengths = [each] * (count - 1) + [max(1, total - done[-1])]
+    return Recovery(work, [Round(k + 1, lengths[k], done[k]) for k in range(count)], taught)
+
+
+def check_can_teach(settings: PruneSettings, card: ModelCard, *, model: str) -> None:
+    """Refuse a teacher of another task.
+
+    Raises:
+        UserError: as said.
+    """
+    if settings.mix < 1 and card.task != "classes":
+        raise UserError(
+            f"prune.mix={settings.mix}: the model teaches classes alone, and {model} is one of task={card.task}; leave "
+            "prune.mix out"
+        )
 
 
 def recover(

@@ -48,12 +48,17 @@ def make_student(settings: DistillSettings, card: ModelCard, teacher: nn.Module,
     """
     if settings.encoder is None:
         spec = _spec(settings, card.spec)
-        encoder = build_encoder(spec, seed=derive_seed(seed, "student") >> 1)
+        encoder = build_encoder(spec, seed=derive_seed(seed, "student") >> 1, section="distill")
         check_input(encoder, spec, setting="distill.student", size_setting="distill.size")
         contract = card.contract if settings.size is None else replace(card.contract, size=settings.size)
         start, origin = Start(encoder.eval(), spec, contract), None
     else:
         found = find_origin(settings.encoder, _source(settings, card), setting="distill.encoder")
+        if found.folder is None:
+            # Weights of others say nothing of 16-bit files, and some nothing of mean and std: the teacher's serve.
+            told = {"mean": card.contract.mean, "std": card.contract.std} if found.is_measured else {}
+            contract = replace(found.card.contract, white_level=card.contract.white_level, **told)
+            found = replace(found, card=replace(found.card, contract=contract), is_measured=False)
         _check_encoder(settings, found, card)
         encoder, parent = load_origin(found)
         start, origin = Start(encoder, found.card.spec, found.card.contract), (found, parent)
@@ -105,15 +110,22 @@ def _source(settings: DistillSettings, card: ModelCard) -> SourceSettings:
 
 def _check_encoder(settings: DistillSettings, found: Origin, card: ModelCard) -> None:
     spec = found.card.spec
-    if settings.kind == "self" and (spec.name, spec.args) != (card.spec.name, card.spec.args):
+    own = (card.spec.name, card.spec.args, card.spec.cut)
+    if settings.kind == "self" and (spec.name, spec.args, spec.cut) != own:
+        cut = " with the layers that pruning left it" if card.spec.cut is not None else ""
         raise UserError(
             f"distill.encoder={settings.encoder} is a {spec.name}, and kind=self has the model's own architecture, "
-            f"{card.spec.name}: give weights of that, or take kind=soft"
+            f"{card.spec.name}{cut}: give weights of that, or take kind=soft"
         )
     if settings.student not in (None, spec.name):
         raise UserError(
             f"distill.student={settings.student}: distill.encoder={settings.encoder} is a {spec.name}; leave one "
             "of them out"
+        )
+    if found.card.contract.white_level != card.contract.white_level:
+        raise UserError(
+            f"distill.encoder={settings.encoder} takes {found.card.contract.white_level} of 16-bit images for white, "
+            f"its teacher {card.contract.white_level}: both are to see the same images; leave it out"
         )
     if spec.channels != card.contract.channels:
         raise UserError(

@@ -105,6 +105,7 @@ def find_widths(model: nn.Module, shears: Shears, *, example: Tensor) -> tuple[l
     from ssl_ft.compress.prune_transformer import attention_widths, hidden_widths
 
     if shears.kind == "channels" and not isinstance(model, VisionTransformer):
+        _refuse_heads(model, shears)
         widths, left = graph_widths(model, shears, example=example)
     else:
         widths, left = hidden_widths(model, shears)
@@ -123,6 +124,11 @@ def find_widths(model: nn.Module, shears: Shears, *, example: Tensor) -> tuple[l
     return widths, left
 
 
+def _refuse_heads(model: nn.Module, shears: Shears) -> None:
+    if shears.heads == "whole":
+        raise UserError(f"prune.heads=whole: a {type(model).__name__} has no heads of attention; leave it out")
+
+
 def _refuse_stream(model: nn.Module, shears: Shears) -> None:
     if shears.stream:
         raise UserError(
@@ -132,7 +138,7 @@ def _refuse_stream(model: nn.Module, shears: Shears) -> None:
 
 
 def rounded(count: float, *, size: int, to: int, is_up: bool = False) -> int:
-    """Of `size` parts, how many stay where `count` should: the nearest multiple of `to`, or the next above, one at least.
+    """Of `size` parts, how many stay where `count` should: the nearest multiple of `to`, or the next above; never none.
 
     A layer that has no more than `to` of them is not rounded.
     """

@@ -61,7 +61,7 @@ def quantize_static(
         source: the float32 model.
         target: the file to write, beside which nothing is left.
         batches: float32 [B, C, S, S] each, as the model takes them; taken one after the other.
-        calibration: range of an activation: all that was seen, all but the outermost 0.001 %, or the range whose
+        calibration: range of an activation: all that was seen, all but 0.0005 % at each end, or the range whose
             rounding changes the distribution least (Migacz 2017).
         is_convnet: also round sums and pooled maps, as integer kernels for convolutions want it.
         reduce_range: weights in 7 bits, for CPUs that saturate sums of 8 by 8 bits.

@@ -17,6 +17,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ssl_ft.compress.quantize_layout import OnnxLayout, activations, weights
 from ssl_ft.export.onnx_file import write_onnx
+from ssl_ft.export.program_file import save_program
+from ssl_ft.export.unwritable import refusing_layers
 
 # The graph takes any number of images up to this.
 _MOST_IMAGES = 65536
@@ -63,7 +65,8 @@ def capture(model: nn.Module, *, channels: int, size: int) -> fx.GraphModule:
     """
     example = (torch.zeros(2, channels, size, size),)
     batch = torch.export.Dim("batch", min=1, max=_MOST_IMAGES)
-    exported = torch.export.export(copy.deepcopy(model).eval(), example, dynamic_shapes=({0: batch},))
+    with refusing_layers(model, what="a graph to be rounded"):
+        exported = torch.export.export(copy.deepcopy(model).eval(), example, dynamic_shapes=({0: batch},))
     graph = exported.module(check_guards=False)
     _fold_batch_norms(graph)
     return graph
@@ -221,11 +224,11 @@ def _drop_unread(graph: fx.GraphModule) -> None:
 
 def write_quantized_onnx(graph: fx.GraphModule, path: Path, *, channels: int, size: int) -> None:
     """Write a converted graph as ONNX with int8 weights; a rounding is a pair of QuantizeLinear, DequantizeLinear."""
-    write_onnx(graph, path, channels=channels, size=size)
+    write_onnx(graph, path, channels=channels, size=size, is_annotated=True)
 
 
 def write_pt2(graph: fx.GraphModule, path: Path, *, channels: int, size: int) -> None:
-    """Write a converted graph as torch.export's file. Loading it needs torch, and torchao for its operations."""
+    """Write a converted graph as torch.export's file, which `export.program_file.load_program` reads."""
     batch = torch.export.Dim("batch", min=1, max=_MOST_IMAGES)
     exported = torch.export.export(graph, (torch.zeros(2, channels, size, size),), dynamic_shapes=({0: batch},))
-    torch.export.save(exported, str(path))
+    save_program(exported, path)

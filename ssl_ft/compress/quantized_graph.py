@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_ft.export.onnx_file import strip_annotations
+
 _WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -30,17 +32,11 @@ class Account:
 
 
 def settle(path: Path) -> Account:
-    """Read which layers of an ONNX file are in 8 bits, and take out of it what its exporter noted of this machine.
-
-    Those notes, a stack of calls for each node, would be a large part of a small model.
-    """
+    """Read which layers of an annotated ONNX file are in 8 bits, and take the annotations out of it."""
     import onnx
 
-    model = onnx.load(str(path))
-    account = account_of(model.graph)
-    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        del holder.metadata_props[:]
-    onnx.save(model, str(path))
+    account = account_of(onnx.load(str(path)).graph)
+    strip_annotations(path)
     return account
 
 

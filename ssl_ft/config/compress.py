@@ -15,7 +15,7 @@ from ssl_ft.config.transfer import FinetuneSettings
 # Where a method trains, these are decided by compress itself.
 _OWN = ("encoder", "source", "data", "strategy", "labels", "draw", "seed", "device", "threads", "out")
 # Where an encoder is distilled on unlabelled images, these have nothing to say.
-_OF_LABELS = ("labels", "draw", "label_seed", "max_drop")
+_OF_LABELS = ("labels", "draw", "label_seed", "max_drop", "timing_seconds")
 _OF_TRAINING_ON_LABELS = ("val_share", "patience", "label_smoothing", "imbalance", "mix", "batch_norm")
 
 
@@ -61,9 +61,22 @@ class CompressSettings(Stage):
             given = [key for key in _OF_LABELS if key in self.model_fields_set]
             given += [f"finetune.{key}" for key in _OF_TRAINING_ON_LABELS if key in self.finetune.model_fields_set]
             problems += [
-                f"{key} concerns labels, and distill.kind=features looks at none; leave it out" for key in given
+                f"{key} concerns labels or the audit by them, and distill.kind=features has neither; leave it out"
+                for key in given
             ]
+        problems += self._unread_training()
         problems += finetune_alone(self.finetune.model_fields_set, prefix="finetune.")
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _unread_training(self) -> list[str]:
+        """Settings of a training that quantizing does not do, or does without."""
+        if self.method != "quantize":
+            return []
+        kind, given = (self.quantize or QuantizeSettings()).kind, sorted(self.finetune.model_fields_set)
+        if kind != "qat":
+            advice = "trains nothing; leave it out, or set quantize.kind=qat"
+            return [f"finetune.{key}: quantize.kind={kind} {advice}" for key in given]
+        advice = "quantize.kind=qat folds batch norms into convolutions beforehand; leave it out"
+        return [f"finetune.{key}: {advice}" for key in given if key == "batch_norm"]

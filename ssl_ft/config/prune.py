@@ -56,6 +56,12 @@ class PruneSettings(Settings):
         problems = []
         if len(targets) > 1:
             problems.append(f"{' and '.join(targets)}: each decides how much goes; give one of them")
+        if self.kind == "units":
+            given = [f"prune.{key}" for key in ("stream", "heads") if key in self.model_fields_set]
+            if given:
+                problems.append(
+                    f"{' and '.join(given)}: of prune.kind=channels, and prune.kind=units is set; leave it out"
+                )
         if self.kind == "weights":
             given = [f"prune.{key}" for key in _OF_STRUCTURE if key in self.model_fields_set]
             if given:

@@ -94,13 +94,12 @@ def _load_onnx(num_threads: int) -> _Loader:
 def _load_program(num_threads: int) -> _Loader:
     import torch
 
-    from ssl_ft.export.program_file import check_no_pickle
+    from ssl_ft.export.program_file import load_program
 
     torch.set_num_threads(num_threads)
 
     def load(path: Path, batch: int) -> Callable[[], object]:
-        check_no_pickle(path)
-        module, images = torch.export.load(path).module(), torch.from_numpy(_black(path.parent, batch))
+        module, images = load_program(path), torch.from_numpy(_black(path.parent, batch))
 
         def call() -> object:
             with torch.inference_mode():

@@ -4,6 +4,7 @@ A program as torch writes it holds its example inputs as a pickle, which its loa
 `check_no_pickle` refuses a file that does: with that, loading one runs no code of the file's.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_ft.errors import UserError
+from ssl_ft.export.unwritable import refusing_layers
 
 
 def write_program(model: nn.Module, path: Path, *, example: Tensor) -> None:
@@ -24,10 +26,26 @@ def write_program(model: nn.Module, path: Path, *, example: Tensor) -> None:
         path: the `.pt2` file.
         example: an input of two images.
     """
-    program = _program(model, example)
+    save_program(_program(model, example), path)
+
+
+def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Save a program without its example inputs."""
     program.example_inputs = None
     torch.export.save(program, path)
     check_no_pickle(path)
+
+
+def load_program(path: Path) -> nn.Module:
+    """The program of a file, ready to be called; nothing is unpickled.
+
+    Raises:
+        UserError: loading it would unpickle something, or it is no program.
+    """
+    import torch.ao.quantization.fx._decomposed  # what programs of 8 bits call is registered by it
+
+    check_no_pickle(path)
+    return torch.export.load(path).module()
 
 
 def check_no_pickle(path: Path) -> None:
@@ -55,11 +73,11 @@ def check_no_pickle(path: Path) -> None:
         raise UserError(f"{path} is no torch.export program ({error}); export the model again") from error
 
 
-def write_inductor(model: nn.Module, path: Path, *, example: Tensor) -> None:
-    """Compile the model into a package of machine code for this kind of processor.
+def require_compiler() -> None:
+    """See that what compiles a program to machine code is there.
 
     Raises:
-        UserError: there is no C++ compiler.
+        UserError: it is not.
     """
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
@@ -67,7 +85,28 @@ def write_inductor(model: nn.Module, path: Path, *, example: Tensor) -> None:
             f"formats=inductor compiles C++, and the compiler {compiler!r} is not there: install it, or name another "
             "in the environment variable CXX"
         )
-    torch._inductor.aoti_compile_and_package(_program(model, example), package_path=str(path))
+
+
+def require_executorch() -> None:
+    """See that the package is there; it is not imported.
+
+    Raises:
+        UserError: it is not.
+    """
+    if importlib.util.find_spec("executorch") is None:
+        raise UserError("formats=executorch needs the package executorch; pip install '.[executorch]'")
+
+
+def write_inductor(model: nn.Module, path: Path, *, example: Tensor) -> None:
+    """Compile the model into a package of machine code for this kind of processor.
+
+    Raises:
+        UserError: there is no C++ compiler.
+    """
+    require_compiler()
+    program = _program(model, example)
+    with refusing_layers(model, what="formats=inductor"):
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
 
 
 def write_executorch(model: nn.Module, path: Path, *, example: Tensor) -> None:
@@ -78,16 +117,17 @@ def write_executorch(model: nn.Module, path: Path, *, example: Tensor) -> None:
     Raises:
         UserError: the package is not installed.
     """
-    try:
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-    except ImportError as error:
-        raise UserError("formats=executorch needs the package executorch; pip install '.[executorch]'") from error
-    program = torch.export.export(model, (example[:1],))
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    require_executorch()
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    with refusing_layers(model, what="formats=executorch"):
+        program = torch.export.export(model, (example[:1],))
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     path.write_bytes(lowered.buffer)
 
 
 def _program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     free = {0: torch.export.Dim("batch", min=1, max=65536)}
-    return torch.export.export(model, (example,), dynamic_shapes=(free,))
+    with refusing_layers(model, what="a torch.export program"):
+        return torch.export.export(model, (example,), dynamic_shapes=(free,))

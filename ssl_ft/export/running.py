@@ -102,10 +102,9 @@ def onnx_call(file: Path, *, num_threads: int) -> Callable[[NDArray[np.generic]]
 def _program_call(file: Path) -> Callable[[NDArray[np.generic]], Floats32]:
     import torch
 
-    from ssl_ft.export.program_file import check_no_pickle
+    from ssl_ft.export.program_file import load_program
 
-    check_no_pickle(file)
-    module = torch.export.load(file).module()
+    module = load_program(file)
 
     def call(images: NDArray[np.generic]) -> Floats32:
         with torch.inference_mode():

@@ -74,7 +74,7 @@ def label_folder(folder: Path, here: Path) -> Iterator[list[object]]:
             try:
                 images.append(read_image(path, **shape))
                 kept.append(path)
-            except (OSError, ValueError, SyntaxError) as error:
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 print(f"left out: {path} ({error})", file=sys.stderr)
         if not images:
             continue

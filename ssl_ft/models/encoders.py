@@ -96,22 +96,27 @@ def family(name: str, *, setting: str = "encoder.name=") -> str:
     return {"vision_transformer": "vit", "resnet": "resnet", "convnext": "convnext"}.get(module, "other")
 
 
-def build_encoder(spec: EncoderSpec, *, seed: int) -> nn.Module:
+def build_encoder(spec: EncoderSpec, *, seed: int, section: str = "encoder") -> nn.Module:
     """The encoder with fresh weights that depend on `seed` alone; torch's generator is left as it was.
+
+    Args:
+        spec: its architecture.
+        seed: of its weights.
+        section: of the settings that ask for it, as messages name it.
 
     Raises:
         UserError: unknown name, an argument the architecture does not take, or a stem it does not have.
     """
-    check_stem(spec)
-    _check_args(spec)
+    check_stem(spec, section=section)
+    _check_args(spec, section=section)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             encoder: nn.Module = timm.create_model(spec.name, pretrained=False, **spec.timm_args())
         except (TypeError, AssertionError, RuntimeError, KeyError) as error:
-            raise UserError(f"timm cannot build encoder.name={spec.name!r} with {spec.timm_args()}: {error}") from error
+            raise UserError(f"timm cannot build {section} {spec.name!r} with {spec.timm_args()}: {error}") from error
     edit_stem(encoder, spec)
-    _check_stride(encoder, spec)
+    _check_stride(encoder, spec, section=section)
     if spec.cut is not None:
         apply_cut(encoder, spec.cut, example=torch.zeros(1, spec.channels, spec.size, spec.size))
     return encoder
@@ -129,44 +134,44 @@ def with_cut(spec: EncoderSpec, model: nn.Module) -> EncoderSpec:
     return replace(spec, cut=cut_between(encoder, build_encoder(replace(spec, cut=None), seed=0)))
 
 
-def _check_stride(encoder: nn.Module, spec: EncoderSpec) -> None:
+def _check_stride(encoder: nn.Module, spec: EncoderSpec, *, section: str) -> None:
     """Refuse ConvNeXts with overlapping stems, whose stride timm fixes at 4 whatever is asked for."""
     if not is_convnext(encoder) or spec.stem_stride is None:
         return
     strides = [part.stride[0] for part in encoder.stem.modules() if isinstance(part, nn.Conv2d)]  # type: ignore[union-attr]
     if math.prod(strides) != spec.stem_stride:
         raise UserError(
-            f"encoder.stem_stride={spec.stem_stride}: the overlapping stem of {spec.name!r} has a stride of "
+            f"{section}.stem_stride={spec.stem_stride}: the overlapping stem of {spec.name!r} has a stride of "
             f"{math.prod(strides)} only; leave it out, or take convnext_atto or another with a patch stem"
         )
 
 
-def _check_args(spec: EncoderSpec) -> None:
+def _check_args(spec: EncoderSpec, *, section: str) -> None:
     """Refuse arguments that load files or weights, which a foreign model could ask for, and those that we set."""
-    ours = {"in_chans": "data.channels", "img_size": "size", "patch_size": "encoder.patch_size"}
+    ours = {"in_chans": "the channels of the data", "img_size": "size", "patch_size": f"{section}.patch_size"}
     if family(spec.name) != "vit":
-        ours = {"in_chans": "data.channels"}
+        ours = {"in_chans": "the channels of the data"}
     for key in spec.args:
         if key in ours:
-            raise UserError(f"encoder.args.{key} is set by {ours[key]}; leave it out of encoder.args")
+            raise UserError(f"{section}.args.{key} is set by {ours[key]}; leave it out of {section}.args")
         if key in _NOT_FOR_ARGS or key.startswith(("pretrained", "checkpoint")):
-            raise UserError(f"encoder.args.{key} is not an argument of the architecture; leave it out")
+            raise UserError(f"{section}.args.{key} is not an argument of the architecture; leave it out")
 
 
-def check_stem(spec: EncoderSpec) -> None:
-    """Refuse stem settings that the family of `spec.name` does not have."""
+def check_stem(spec: EncoderSpec, *, section: str = "encoder") -> None:
+    """Refuse stem settings that the family of `spec.name` does not have; messages name their section."""
     kind = family(spec.name)
     if spec.stem_stride is not None and kind not in ("resnet", "convnext"):
         raise UserError(
-            f"encoder.stem_stride={spec.stem_stride} is defined for ResNet and ConvNeXt encoders, not {spec.name!r}; "
-            + ("set encoder.patch_size instead" if kind == "vit" else "leave it out")
+            f"{section}.stem_stride={spec.stem_stride} is defined for ResNet and ConvNeXt encoders, not {spec.name!r}; "
+            + (f"set {section}.patch_size instead" if kind == "vit" else "leave it out")
         )
     if spec.stem_stride not in (None, 1, 2, 4):
-        raise UserError(f"encoder.stem_stride={spec.stem_stride} must be 1, 2 or 4")
+        raise UserError(f"{section}.stem_stride={spec.stem_stride} must be 1, 2 or 4")
     if spec.patch_size is not None and kind != "vit":
-        raise UserError(f"encoder.patch_size is defined for ViT encoders, not {spec.name!r}")
+        raise UserError(f"{section}.patch_size is defined for ViT encoders, not {spec.name!r}")
     if spec.patch_size is not None and spec.size % spec.patch_size:
-        raise UserError(f"size={spec.size} is not a multiple of encoder.patch_size={spec.patch_size}")
+        raise UserError(f"size={spec.size} is not a multiple of {section}.patch_size={spec.patch_size}")
 
 
 def stem_edits(spec: EncoderSpec) -> list[str]:

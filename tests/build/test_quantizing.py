@@ -17,6 +17,11 @@ from ssl_ft.build.quantizing import quantize
 from ssl_ft.build.transfer import finetune_plan
 from ssl_ft.config import CompressSettings
 from ssl_ft.errors import UserError
+from ssl_ft.export.description import describe, read_description
+from ssl_ft.export.folder import complete_folder
+from ssl_ft.export.memory import peak_in_own_process
+from ssl_ft.export.program_file import load_program
+from ssl_ft.export.running import open_runner
 from ssl_ft.runlog import RunFolder
 from tests.compress import small_models as small
 from tests.transfer.starts import CPU, images_of, settings_of, split_of, start_of
@@ -158,6 +163,11 @@ def test_the_other_engine_writes_a_torch_file(tmp_path, kind):
     made = quantize(work)
     path = made.write(tmp_path)  # type: ignore[misc]
     assert path.name == "model.pt2"
-    outputs = torch.export.load(str(path)).module()(normalised(work)).detach().numpy()
+    outputs = load_program(path)(normalised(work)).detach().numpy()
     assert small.distance(outputs, outputs_of(work)) < (0.1 if kind == "static" else 1.0)
-    assert "model.pt2 needs torch and torchao" in " ".join(work.run.notes)
+    complete_folder(tmp_path, describe(made.card, parent=""))
+    pixels = (np.random.default_rng(0).random((3, *normalised(work).shape[1:])) * 255).astype(np.uint8)
+    runner = open_runner(path, read_description(tmp_path), num_threads=1)
+    assert runner.outputs(pixels).shape == (3, 3), "the audit can run it"
+    assert peak_in_own_process(path, batch=2, num_threads=1) is not None, "and so can a process that made nothing"
+    assert "model.pt2 needs torch, with torch.ao" in " ".join(work.run.notes)

@@ -13,7 +13,8 @@ from ssl_ft.result import Result
 from tests.pipelines.conftest import write_photos
 
 COMMON = ["threads=1", "device=cpu"]
-TRAINING = [*COMMON, "timing_seconds=0", "finetune.min_steps=2", "finetune.epochs=1", "finetune.batch_size=8"]
+SHORT = [*COMMON, "finetune.min_steps=2", "finetune.epochs=1", "finetune.batch_size=8"]
+TRAINING = [*SHORT, "timing_seconds=0"]
 STUDENT = ["distill.student=test_resnet", "distill.args={channels: [16, 16, 32, 32]}"]
 
 
@@ -37,7 +38,9 @@ def test_distilling_leaves_a_student_its_file_and_a_paired_gain(tiny_runs, comma
     (file,) = [m for m in result.metrics if (m.name, m.model) == ("accuracy", "exported")]
     (student,) = [m for m in result.metrics if (m.name, m.model) == ("accuracy", "student")]
     assert file.value == student.value
-    assert json.loads(Path("s/exported/model.json").read_text())["parent_sha256"] == result.parents[0].sha256
+    shipped, student_digest = json.loads(Path("s/exported/model.json").read_text()), load_model(Path("s/classifier"))[2]
+    assert shipped["parent_sha256"] == student_digest, "it was made from the student, not from its teacher"
+    assert {"objective", "data", "licence", "software", "labels trained on"} <= set(shipped["about"])
     used, labels = result.labels_used, before.labels_used
     assert (used.train, used.val, used.test, used.earlier) == (labels.train, labels.val, labels.test, labels.earlier)
     roles = {use.role: use.fingerprint for use in before.data}
@@ -59,7 +62,7 @@ def test_distilling_leaves_a_student_its_file_and_a_paired_gain(tiny_runs, comma
 
 
 def test_an_encoder_is_distilled_without_labels_and_can_be_probed(tiny_runs, command):
-    words = ["compress", f"model={tiny_runs / 'pretrain'}", "distill.kind=features", *STUDENT, *TRAINING, "out=e"]
+    words = ["compress", f"model={tiny_runs / 'pretrain'}", "distill.kind=features", *STUDENT, *SHORT, "out=e"]
     done = command(words)
     assert done.code == 0, done.err
     assert "no label was looked at" in done.err
