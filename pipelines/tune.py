@@ -1,5 +1,6 @@
 """Stage tune: many trainings with settings from a search space, judged on val alone; the best settings as a recipe."""
 
+import os
 from pathlib import Path
 
 from ssl_ft import dist, handover
@@ -73,9 +74,13 @@ def _say(tuning: Tuning, study: SharedStudy, trial: TrialRecord) -> None:
 
 def _open_run(tuning: Tuning) -> RunFolder:
     """The run folder; of several processes that start at once, one makes it."""
-    path = tuning_path(tuning)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with waited_claim(path.with_name(f".{path.name}.opening")):
-        run = RunFolder(path, stage="tune", settings=plain_settings(tuning))
+    path, settings = tuning_path(tuning).absolute(), plain_settings(tuning)
+    # The claim lies beside the folder, which must be empty when it is made; what is there already needs none.
+    if (path / "manifest.json").is_file() or (path.is_dir() and not os.access(path.parent, os.W_OK)):
+        run = RunFolder(path, stage="tune", settings=settings)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with waited_claim(path.parent / f".{path.name}.opening"):
+            run = RunFolder(path, stage="tune", settings=settings)
     run.keep()
     return run

@@ -143,7 +143,9 @@ def _is_dead(path: Path, mark: str) -> bool:
         host, pid, boot, born = str(told["host"]), int(told["pid"]), str(told["boot"]), str(told.get("born", ""))
     except (ValueError, KeyError, TypeError):
         host, pid, boot, born = "", 0, "", ""
-    if host == socket.gethostname() and boot == _boot():
+    # Of another container on this machine the number says nothing here.
+    is_seen = not born or not _born(os.getpid()) or born.split()[-1] == _born(os.getpid()).split()[-1]
+    if host == socket.gethostname() and boot == _boot() and is_seen:
         return not _is_running(pid) or (bool(born) and _born(pid) != born)
     try:
         # The folder's own clock: two machines' clocks may differ by more than a heartbeat.

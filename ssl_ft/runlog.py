@@ -205,7 +205,7 @@ class RunFolder:
 
     def list_damaged(self, rows: Sequence[tuple[str, str, str]]) -> None:
         """Add (path, reason, replacement) of damaged images to `damaged.csv`, which is written anew; each row once."""
-        self._damaged += [row for row in dict.fromkeys(map(tuple, rows)) if row not in self._damaged]
+        self._damaged += [row for row in dict.fromkeys(rows) if row not in self._damaged]
         self.write_table("damaged.csv", ["path", "reason", "replacement"], self._damaged)
 
     def seconds(self) -> float:

@@ -177,12 +177,21 @@ def test_the_module_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)
 
 
+def test_a_process_of_another_container_is_judged_by_its_claims_age(tmp_path):
+    """With one host name and one start of the machine, its number says nothing here."""
+    (tmp_path / "a").write_text(dead_mark(born="1 pid:[1]"))
+    assert try_claim(tmp_path / "a") is None
+    old = time.time() - claims.SILENCE_S - 1
+    os.utime(tmp_path / "a", (old, old))
+    assert try_claim(tmp_path / "a") is not None
+
+
 def test_a_number_given_to_another_process_keeps_no_claim(tmp_path):
-    """After a restart of a container its small process numbers are soon taken again."""
+    """Small process numbers are soon taken again."""
     claim = try_claim(tmp_path / "a")
     assert claim is not None
     told = json.loads((tmp_path / "a").read_text())
     (tmp_path / "b").write_text(json.dumps(told))
     assert try_claim(tmp_path / "b") is None
-    (tmp_path / "b").write_text(json.dumps(told | {"born": "1 another"}))
+    (tmp_path / "b").write_text(json.dumps(told | {"born": f"1 {told['born'].split()[-1]}"}))
     assert try_claim(tmp_path / "b") is not None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ssl_ft.artifact import ModelCard
 from ssl_ft.build.compressing import Compressed, Work
 from ssl_ft.build.draft import Start
-from ssl_ft.build.tasks import scale_of
+from ssl_ft.build.tasks import scale_of, trained_targets
 from ssl_ft.build.teaching import distilled, num_images, open_pool, soft_targets, teacher_of
 from ssl_ft.build.transfer import Trained, finetune_plan, train_classifier
 from ssl_ft.compress.distilled import Distilled
@@ -159,12 +159,14 @@ def judged_copy(work: Work, model: nn.Module, settings: PruneSettings) -> nn.Mod
     order = np.random.default_rng(derive_seed(work.training.seed, "pruning images")).permutation(len(train))
     inputs = work.images.inputs(np.sort(train[order[:_MOST_IMAGES]]), work.card.contract)
     task, scale = work.images.source.task, scale_of(work.images, train)
-    targets = work.images.labels[inputs.indices] if task == "classes" else work.images.targets[inputs.indices]
+    if task == "classes":
+        targets = torch.from_numpy(work.images.labels[inputs.indices])
+    else:
+        targets = torch.from_numpy(trained_targets(work.images, inputs.indices, scale=scale))
     if scale is not None:  # else the target of the largest unit alone would decide what goes
-        targets = scale.standardise(targets)
         unfold_scale(head_of(own), scale)
     batches = [work.card.contract.normalise(part) for part in torch.from_numpy(inputs.pixels).split(_BATCH)]
-    add_gradients(own, batches, targets=list(torch.from_numpy(targets).split(_BATCH)), loss=_LOSSES[task])
+    add_gradients(own, batches, targets=list(targets.split(_BATCH)), loss=_LOSSES[task])
     if scale is not None:
         fold_scale(head_of(own), scale)
     return own

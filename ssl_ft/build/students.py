@@ -56,8 +56,9 @@ def make_student(settings: DistillSettings, card: ModelCard, teacher: nn.Module,
         found = find_origin(settings.encoder, _source(settings, card), setting="distill.encoder")
         if found.folder is None:
             # Weights of others say nothing of 16-bit files, and some nothing of mean and std: the teacher's serve.
-            told = {"mean": card.contract.mean, "std": card.contract.std} if found.is_measured else {}
-            contract = replace(found.card.contract, white_level=card.contract.white_level, **told)
+            contract = replace(found.card.contract, white_level=card.contract.white_level)
+            if found.is_measured:
+                contract = replace(contract, mean=card.contract.mean, std=card.contract.std)
             found = replace(found, card=replace(found.card, contract=contract), is_measured=False)
         _check_encoder(settings, found, card)
         encoder, parent = load_origin(found)

@@ -78,9 +78,9 @@ def open_tuning(settings: TuneSettings) -> Tuning:
     if not base.encoder:
         raise UserError("tune needs what is tuned: `ssl-ft tune finetune.encoder=runs/pretrain-...`")
     labelled = handover.open_labelled(base)
-    whole = split_budget(base, labelled.source, labelled.roles)
-    # No trial has anything by which it could find a test image.
-    split = replace(whole, test=whole.test[:0])
+    # No trial is told which images are those of test.
+    labelled = replace(labelled, roles=replace(labelled.roles, test=labelled.roles.test[:0]))
+    split = split_budget(base, labelled.source, labelled.roles)
     if not len(split.val):
         raise UserError(
             f"finetune.labels={base.labels} leaves no image of val to read a score from; raise it, or "
@@ -94,6 +94,12 @@ def open_tuning(settings: TuneSettings) -> Tuning:
 
 def _of_pretraining(settings: TuneSettings, space: tuple[Dimension, ...]) -> Tuning:
     base = settings.pretrain.model_copy(update=_own(settings))
+    objectives = [base.objective, *(choice for each in space if each.name == "objective" for choice in each.choices)]
+    if "supervised" in objectives:
+        raise UserError(
+            "tune stage=pretrain reads its score from labels of training images, and objective=supervised trains on "
+            "these very labels: what remembers them best would win. Tune a fine-tuning, which has a val of its own"
+        )
     pool = open_pool(base)
     num_labels = _num_watched(pool, base)
     if num_labels <= _LEAST_LABELS:
@@ -125,7 +131,8 @@ def _about(labelled: handover.Labelled) -> dict[str, Any]:
     """What a score depends on beside settings, so that no two studies are mixed."""
     source, roles, origin = labelled.source, labelled.roles, labelled.origin
     train = source.subset(np.sort(np.concatenate([roles.train, roles.val]))).fingerprint()
-    return {"training_images": train, "encoder": load_start(origin)[1].sha256}
+    also = [each.fingerprint() for each in labelled.also]
+    return {"training_images": train, "also": also, "encoder": load_start(origin)[1].sha256}
 
 
 def _finetune_lengths(
@@ -134,27 +141,38 @@ def _finetune_lengths(
     if settings.steps is None:
         planned = finetune_plan(base, num_train=num_train)
         return _Lengths(None if _varies(settings, space) else planned.num_steps, planned.eval_every)
-    sizes = [*(end for each in space if each.name == "batch_size" for end in each.ends()), base.batch_size]
-    per_epoch = max(1, num_train // min(*sizes, num_train))
+    smallest = min(_smallest_batch(base, space), num_train)
+    per_epoch = max(1, num_train // smallest)
     if settings.steps < per_epoch:
         raise UserError(
             f"steps={settings.steps} is less than one pass over the {num_train} training images, which takes "
-            f"{per_epoch} steps of {min(*sizes, num_train)}; raise steps, or the batch_size"
+            f"{per_epoch} steps of {smallest}; raise steps, or the batch_size"
         )
-    timed = base.model_copy(update={"epochs": 1, "min_steps": settings.steps})
+    timed = base.model_copy(update={"epochs": 1, "min_steps": settings.steps, "batch_size": smallest})
     return _Lengths(settings.steps, finetune_plan(timed, num_train=num_train).eval_every)
+
+
+def _smallest_batch(base: FinetuneSettings | PretrainSettings, space: tuple[Dimension, ...]) -> int:
+    """The batch size of the trials that are evaluated least often: no rung may stand before their first time."""
+    searched = [int(end) for each in space if each.name == "batch_size" for end in each.ends()]
+    return min([base.batch_size, *searched])
 
 
 def _pretrain_lengths(
     settings: TuneSettings, base: PretrainSettings, space: tuple[Dimension, ...], *, num_images: int
 ) -> _Lengths:
     most = settings.steps or duration_in_steps(base.duration, num_images=num_images, batch_size=base.batch_size)
-    if most is None and "duration" not in settings.space:
-        raise UserError(
-            f"pretrain.duration={base.duration!r} is measured anew by each trial, so that none could be repeated; give "
-            "steps= instead"
-        )
-    interval = pretrain_plan(base, num_steps=most or 1, num_images=num_images).eval_every
+    asked = [choice for each in space if each.name == "duration" for choice in each.choices]
+    if settings.steps is None:
+        for duration in asked or [base.duration]:
+            if duration_in_steps(duration, num_images=num_images, batch_size=base.batch_size) is None:
+                where = "space.duration" if asked else "pretrain.duration"
+                raise UserError(
+                    f"{where}={duration!r} is measured anew by each trial, so that none could be repeated; give steps "
+                    "or epochs"
+                )
+    timed = base.model_copy(update={"batch_size": _smallest_batch(base, space)})
+    interval = pretrain_plan(timed, num_steps=most or 1, num_images=num_images).eval_every
     return _Lengths(None if _varies(settings, space) else most, interval)
 
 
@@ -184,11 +202,15 @@ def _plan(
         "data": {"path", "test_path"},
         **({"encoder": True} if settings.stage == "finetune" else {}),
     }
-    told = [kept, base.model_dump(mode="json", exclude=paths), about, num_trials, ladder and ladder.first]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    subject = [settings.stage, settings.steps, base.model_dump(mode="json", exclude=paths), about]
+    name = f"{settings.stage}-{_digest([kept, subject, num_trials, ladder and ladder.first])}"
     return StudyPlan(
-        f"{settings.stage}-{digest}", space, settings.sampler, settings.pruner, num_trials, settings.seed, ladder
+        name, space, settings.sampler, settings.pruner, num_trials, settings.seed, ladder, subject=_digest(subject)
     )
+
+
+def _digest(told: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _ladder(settings: TuneSettings, space: tuple[Dimension, ...], lengths: _Lengths) -> Ladder | None:

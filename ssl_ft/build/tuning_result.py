@@ -72,13 +72,14 @@ def study_record(tuning: Tuning, study: SharedStudy, *, importances: dict[str, f
         trials=trials,
         best=None if best is None else best.number,
         importances=importances,
+        subject=plan.subject,
     )
 
 
 def best_recipe(tuning: Tuning, best: TrialRecord, *, device: torch.device, score: str) -> str:
     """The trial's settings as a recipe of the tuned stage, which gives the same score again on the same device."""
     stage = tuning.settings.stage
-    tree = trial_tree(tuning.settings, best.settings) | {"device": device.type}
+    tree = trial_tree(tuning.settings, best.settings) | {"device": best.device or device.type}
     assert best.value is not None, "the best trial has a value"
     head = (
         f"# The best of {tuning.plan.num_trials} trials of the study {tuning.plan.name}: trial {best.number}, {score} "

@@ -3,6 +3,7 @@
 Which settings, and when to stop, is the study's (`tuning/study.py`). Test images are not reached from here.
 """
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from ssl_ft.config import FinetuneSettings, PretrainSettings
 from ssl_ft.errors import UserError, system_sentence
 from ssl_ft.pretraining import train
 from ssl_ft.runlog import RunFolder
-from ssl_ft.tuning.study import Outcome, Pruned, RunningTrial, Stopped
+from ssl_ft.tuning.study import Lost, Outcome, Pruned, RunningTrial, Stopped
 
 Train = Callable[[RunningTrial], Outcome]
 
@@ -40,16 +41,17 @@ def trainer(tuning: Tuning, run: RunFolder, *, device: torch.device, should_stop
     train_one = build(tuning, run, device=device, should_stop=should_stop)
 
     def guarded(trial: RunningTrial) -> Outcome:
+        trial.device = device.type
         try:
             outcome = train_one(trial)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             # A batch too large for the memory is a bad choice of settings, and no reason to end the study.
             sentence = system_sentence(error)
             if sentence is None:
                 raise
             raise UserError(sentence) from error
-        if outcome.value != outcome.value:
-            raise UserError(f"its {tuning.score} is not a number")
+        if not math.isfinite(outcome.value):
+            raise UserError(f"its {tuning.score} is {outcome.value}")
         return outcome
 
     return guarded
@@ -66,6 +68,8 @@ def _finetune_trainer(
     cache = "memory" if labelled.data.cache == "disk" else labelled.data.cache
     data = labelled.data.model_copy(update={"cache": cache})
     images = LabelledImages(labelled.joined, data, labelled.roles.train, run.path)
+    own = labelled.source
+    num_outputs = len(own.class_names if own.task == "classes" else own.target_names)  # val is judged as test will be
     readable = without_damaged(with_also(split, labelled.also_indices), images, start.contract, run=run)
 
     def train_one(trial: RunningTrial) -> Outcome:
@@ -77,14 +81,15 @@ def _finetune_trainer(
         def on_row(step: int, row: dict[str, float]) -> None:
             nonlocal best
             trial.steps = step
-            if tuning.score in row:
+            if math.isfinite(row.get(tuning.score, math.nan)):
                 # The weights kept are the best so far, so that is how good the trial is.
                 best = max(best, row[tuning.score])
                 trial.report(step, best, is_last=step >= num_steps)
 
         trained = train_classifier(
-            settings, start, images, readable, device=device, should_stop=should_stop, on_row=on_row
-        )
+            settings, start, images, readable, num_outputs=num_outputs, device=device, should_stop=should_stop,
+            on_row=on_row,
+        )  # fmt: skip
         if should_stop():
             raise Stopped
         assert trained.val_accuracy is not None, "val is not empty"
@@ -128,9 +133,12 @@ def _pretrain_trainer(
         folder = trial_folder(run.path, trial.number)
         try:
             outcome = train_one(trial)
-        except (Pruned, UserError, RuntimeError):
-            shutil.rmtree(folder, ignore_errors=True)
+        except (Pruned, UserError, RuntimeError, MemoryError):
+            if trial.is_mine:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
+        if not trial.is_mine:
+            raise Lost
         shutil.rmtree(folder, ignore_errors=True)
         return outcome
 

@@ -25,9 +25,11 @@ _ENTRY = {"type", "low", "high", "step", "log", "choices"}
 
 class RangeSettings(Settings):
     type: Literal["float", "int", "categorical"] = Field(description="what its values are")
-    low: float | None = Field(None, description="smallest value, of float and int")
-    high: float | None = Field(None, description="largest value, itself included")
-    step: float | None = Field(None, description="distance of the values; none: any value in between, of int each")
+    low: float | None = Field(None, allow_inf_nan=False, description="smallest value, of float and int")
+    high: float | None = Field(None, allow_inf_nan=False, description="largest value, itself included")
+    step: float | None = Field(
+        None, allow_inf_nan=False, description="distance of the values; none: any value in between, of int each"
+    )
     log: bool = Field(False, description="search its logarithm, for what spans powers of ten")
     choices: tuple[Any, ...] | None = Field(None, description="the values, of categorical")
 

@@ -67,8 +67,14 @@ def effort(mark: StudyRecord, other: StudyRecord) -> Effort:
     Raises:
         UserError: they are not to be compared, or no trial was completed.
     """
-    if (mark.stage, mark.score, mark.space) != (other.stage, other.score, other.space):
-        raise UserError("the two studies searched different spaces or for different scores; tune both alike")
+    alike = ("stage", "score", "space", "most_steps", "subject")
+    odd = [name for name in alike if getattr(mark, name) != getattr(other, name)]
+    if odd:
+        words = {"subject": "data, encoder or other settings", "most_steps": "steps of a trial"}
+        raise UserError(
+            "the two studies cannot be held against one another, as they differ in "
+            f"{words.get(odd[0], odd[0])}; tune both alike"
+        )
     score = best_value(mark)
     until = steps_until(mark, score)
     assert until is not None, "a study reaches its own best"
@@ -90,6 +96,9 @@ def main(words: Sequence[str]) -> int:
         efforts = [effort(read_records(Path(mark)), read_records(Path(other))) for mark, other in pairs]
     except UserError as error:
         print(f"effort: {error}", file=sys.stderr)
+        return 2
+    except ValueError:
+        print("effort: a tuning.json is damaged; run `ssl-ft tune` again with the same out=", file=sys.stderr)
         return 2
     for (mark, other), each in zip(pairs, efforts, strict=True):
         reached = "never" if each.until is None else f"after {each.until} steps, {each.share:.2f} of {each.mark_steps}"

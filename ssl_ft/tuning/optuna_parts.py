@@ -90,8 +90,10 @@ def open_storage(journal: Path) -> Any:
         UserError: it is no journal, or damaged.
     """
     optuna = import_optuna()
-    lock = ClaimLock(journal.absolute().with_name(f"{journal.name}.lock"))
-    _mend(journal, lock)
+    lock = ClaimLock(journal.absolute())
+    _check_is_journal(journal)
+    lock.acquire()
+    lock.release()
     backend = optuna.storages.journal.JournalFileBackend(str(journal.absolute()), lock_obj=lock)
     try:
         return optuna.storages.JournalStorage(backend)
@@ -106,18 +108,31 @@ class ClaimLock:
     other programs with the journal open, such as its dashboard, wait for it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, journal: Path) -> None:
+        self.journal, self.path = journal, journal.with_name(f"{journal.name}.lock")
         self._claim: Claim | None = None
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
+        """Wait for the lock; then a last line that its writer did not end, the disk being full, is cut off.
+
+        What is appended to such a line would be lost with it.
+        """
         claim = try_claim(self.path)
         while claim is None:
             time.sleep(_LOOK_S)
             claim = try_claim(self.path)
         self._claim = claim
+        self._mend()
         return True
+
+    def _mend(self) -> None:
+        if not self.journal.is_file() or not self.journal.stat().st_size:
+            return
+        with self.journal.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
 
     def release(self) -> None:
         """Give it back."""
@@ -126,18 +141,15 @@ class ClaimLock:
             self.path.unlink(missing_ok=True)
 
 
-def _mend(journal: Path, lock: ClaimLock) -> None:
-    """Cut off a last line that was not written whole: what is appended to it would be lost with it.
+def _check_is_journal(path: Path) -> None:
+    """See that a file, where there is one, begins as a journal does.
 
     Raises:
-        UserError: it is not a journal at all.
+        UserError: it is something else.
     """
-    lock.acquire()
-    try:
-        content = journal.read_bytes() if journal.is_file() else b""
-        if content and not content.startswith(b'{"op_code"'):
-            raise UserError(f"{journal} is no journal of a study; start anew with another out=")
-        if content and not content.endswith(b"\n"):
-            os.truncate(journal, content.rfind(b"\n") + 1)
-    finally:
-        lock.release()
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        begin = file.read(10)
+    if begin and not begin.startswith(b'{"op_code"'[: len(begin)]):
+        raise UserError(f"{path} is no journal of a study; start anew with another out=")

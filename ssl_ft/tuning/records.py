@@ -29,6 +29,7 @@ class TrialRecord(_Record):
         settings: the value of each setting searched.
         reports: (steps, score so far) of its evaluations.
         reason: why it failed.
+        device: "cpu" or "cuda", where it was trained.
     """
 
     number: int
@@ -40,6 +41,7 @@ class TrialRecord(_Record):
     settings: dict[str, Any]
     reports: tuple[tuple[int, float], ...]
     reason: str = ""
+    device: str = ""
 
 
 class RangeRecord(_Record):
@@ -67,6 +69,7 @@ class StudyRecord(_Record):
         best: number of the trial with the highest value, the earliest of equals; None where none was completed.
         importances: share of the variance of completed trials' values that a setting explains (fANOVA); empty where
             too few were completed.
+        subject: what was tuned on what: studies of another one cannot be compared.
     """
 
     stage: str
@@ -79,6 +82,7 @@ class StudyRecord(_Record):
     trials: tuple[TrialRecord, ...]
     best: int | None
     importances: dict[str, float]
+    subject: str = ""
 
     def count(self, state: str) -> int:
         """Trials that ended so."""
@@ -105,7 +109,7 @@ def read_records(folder: Path) -> StudyRecord:
 
     Raises:
         UserError: it has none.
-        ValueError: it is damaged.
+        ValueError: it is damaged (pydantic's own is one).
     """
     path = folder / RECORDS
     if not path.is_file():

@@ -5,7 +5,7 @@ Which settings there are, and whether a range fits one, is not known here.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -39,6 +39,14 @@ class Dimension:
             return self.choices
         return (round(self.low), round(self.high)) if self.kind == "int" else (self.low, self.high)
 
+    def count(self) -> int:
+        """How many values there are, told without making them."""
+        if self.kind == "categorical":
+            return len(self.choices)
+        step = 1.0 if self.kind == "int" and self.step is None else self.step
+        assert step is not None, "a continuous range has no number of values"
+        return round((self.high - self.low) / step) + 1
+
     def values(self) -> tuple[Any, ...]:
         """Every value, which numbers have where there is a step."""
         if self.kind == "categorical":
@@ -68,7 +76,7 @@ def plain_words(value: Any) -> str:
 
 def num_points(space: Sequence[Dimension]) -> int:
     """Points of the grid."""
-    return math.prod(len(each.values()) for each in space)
+    return math.prod(each.count() for each in space)
 
 
 def grid_values(space: Sequence[Dimension]) -> dict[str, list[Any]]:
@@ -76,14 +84,22 @@ def grid_values(space: Sequence[Dimension]) -> dict[str, list[Any]]:
     return {each.name: [_stored(value) for value in each.values()] for each in space}
 
 
-def suggest(trial: Any, space: Sequence[Dimension]) -> dict[str, Any]:
+def suggest(
+    trial: Any, space: Sequence[Dimension], *, redraw: Callable[[str, Any], None] | None = None
+) -> dict[str, Any]:
     """A trial's value of each setting, chosen by its sampler, or, where they were chosen before, those.
 
     Args:
         trial: optuna's trial.
         space: what is searched.
+        redraw: called with name and distribution of what was chosen before, so that the sampler draws as often.
     """
-    return {each.name: _suggest(trial, each) for each in space}
+    known, values = dict(trial.distributions), {}
+    for each in space:
+        if redraw is not None and each.name in known:
+            redraw(each.name, known[each.name])
+        values[each.name] = _suggest(trial, each)
+    return values
 
 
 def _suggest(trial: Any, own: Dimension) -> Any:

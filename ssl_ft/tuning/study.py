@@ -4,6 +4,7 @@ What a trial trains is the caller's. Who may take one is said by claims (`claims
 killed keeps its number and its settings, and the next one that looks trains it again.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +20,18 @@ from ssl_ft.tuning.space import Dimension, restored, suggest
 
 JOURNAL = "study.journal"
 _CLAIMS = "claims"
+# How often a trial's training was begun and not stopped by a person's wish, and the most there may be of that.
+_BEGUN, _MOST_BEGUN = "begun", 3
 # Between looks at trials that other processes train.
 _LOOK_S = 0.2
 
 
 class Pruned(Exception):  # noqa: N818 - no error, the trial is over
     """The trial is not among the best at its rung."""
+
+
+class Lost(Exception):  # noqa: N818 - no error, the trial is another's
+    """Another process has taken the trial over, for this one was silent too long; what it does is the other's."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error, the person's wish
@@ -43,6 +50,7 @@ class StudyPlan:
         num_trials: trials of the study.
         seed: of the sampler.
         ladder: the rungs; None without a pruner.
+        subject: told by what is tuned on what alone: studies of one subject may be compared, however they search.
     """
 
     name: str
@@ -52,6 +60,7 @@ class StudyPlan:
     num_trials: int
     seed: int
     ladder: Ladder | None = None
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,9 +88,14 @@ class RunningTrial:
     def __init__(self, claim: Claim, trial: Any, values: dict[str, Any]) -> None:
         self.claim, self.values = claim, values
         self.number: int = trial.number
-        self.steps, self.began = 0, time.monotonic()
+        self.steps, self.began, self.device = 0, time.monotonic(), ""
         self._trial = trial
         self._known = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether no other process has taken it over."""
+        return self.claim.is_mine()
 
     def report(self, step: int, value: float, *, is_last: bool) -> None:
         """Say how good the trial is after some steps.
@@ -93,14 +107,18 @@ class RunningTrial:
 
         Raises:
             Pruned: it is to be stopped.
+            Lost: it is another's.
         """
         self.steps = step
-        if value != value:
+        if not math.isfinite(value):
             return
-        # A trial that is trained again says the same once more.
+        if not self.is_mine:
+            raise Lost
+        # A trial that is trained again says the same once more, and was judged by it then.
         if step not in self._known:
             self._trial.report(value, step)
-        if not is_last and self._trial.should_prune():
+        is_judged = not is_last and step >= max(self._known, default=0)
+        if is_judged and self._trial.should_prune():
             raise Pruned
 
 
@@ -142,8 +160,11 @@ class SharedStudy:
             for trial in known:
                 if not trial.state.is_finished() and (claim := try_claim(self._claim_path(trial.number))) is not None:
                     # It may have ended between the look and the claim.
-                    if not self._study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                    now = self._study.get_trials(deepcopy=False)[trial.number]
+                    if not now.state.is_finished() and now.user_attrs.get(_BEGUN, 0) < _MOST_BEGUN:
                         return self._begin(trial.number, claim, trial_id=trial._trial_id)
+                    if not now.state.is_finished():
+                        self._give_up(now)
                     claim.path.unlink(missing_ok=True)
             number = len(known)
             if number < self.plan.num_trials and (claim := try_claim(self._claim_path(number))) is not None:
@@ -161,8 +182,27 @@ class SharedStudy:
         # optuna has no public way back to a trial that was begun; values chosen then are read, others chosen now.
         chosen = asked.ask() if trial_id is None else self._optuna.trial.Trial(asked, trial_id)
         assert chosen.number == number, "trials are begun under the study's claim"
-        values = suggest(chosen, self.plan.space)
+        frozen = self._storage.get_trial(chosen._trial_id)
+
+        def redraw(name: str, distribution: Any) -> None:
+            # As many draws as at the first time: a process may have been killed between two settings of a trial.
+            asked.sampler.sample_independent(asked, frozen, name, distribution)
+
+        draws_each = self.plan.sampler in ("random", "tpe") and len(frozen.params) < len(self.plan.space)
+        values = suggest(chosen, self.plan.space, redraw=redraw if draws_each else None)
+        self._storage.set_trial_user_attr(chosen._trial_id, _BEGUN, frozen.user_attrs.get(_BEGUN, 0) + 1)
         return RunningTrial(claim, self._optuna.trial.Trial(self._study, chosen._trial_id), values)
+
+    def _give_up(self, trial: Any) -> None:
+        """End a trial that ended every process that trained it: the kernel stops what takes too much memory."""
+        reason = f"its process was ended {_MOST_BEGUN} times while it was trained; it may take too much memory"
+        self._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+        self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL, skip_if_finished=True)
+
+    def put_back(self, trial: RunningTrial) -> None:
+        """Leave a trial that was stopped by a person's wish: it ended no process."""
+        begun = self._storage.get_trial(trial._trial._trial_id).user_attrs.get(_BEGUN, 1)
+        self._storage.set_trial_user_attr(trial._trial._trial_id, _BEGUN, begun - 1)
 
     def _claim_path(self, number: int) -> Path:
         return self.claims / f"trial-{number:04d}"
@@ -175,19 +215,28 @@ class SharedStudy:
             state: complete, pruned or failed.
             value: of a complete one.
             reason: of a failed one.
+
+        Raises:
+            Lost: it is another's.
         """
-        told = trial._trial
-        told.set_user_attr("steps", trial.steps)
-        told.set_user_attr("seconds", round(time.monotonic() - trial.began, 3))
-        if reason:
-            told.set_user_attr("reason", reason)
+        if not trial.is_mine:
+            raise Lost
+        attributes = {
+            "steps": trial.steps, "seconds": round(time.monotonic() - trial.began, 3), "device": trial.device,
+            "reason": reason,
+        }  # fmt: skip
         states = self._optuna.trial.TrialState
-        self._study.tell(
-            trial.number,
-            value,
-            state={"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[state],
-            skip_if_finished=True,
-        )
+        try:
+            for name, told in attributes.items():
+                trial._trial.set_user_attr(name, told)
+            self._study.tell(
+                trial.number,
+                value,
+                state={"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[state],
+                skip_if_finished=True,
+            )
+        except self._optuna.exceptions.UpdateFinishedTrialError as error:
+            raise Lost from error
 
     @property
     def num_done(self) -> int:
@@ -221,6 +270,7 @@ class SharedStudy:
                 "settings": restored(trial.params, self.plan.space),
                 "reports": sorted(trial.intermediate_values.items()),
                 "reason": trial.user_attrs.get("reason", ""),
+                "device": trial.user_attrs.get("device", ""),
             }
         )
 
@@ -266,14 +316,23 @@ def work_on(
             continue
         with taken.claim:
             try:
-                outcome = train(taken)
-                taken.steps = outcome.steps
-                study.tell(taken, "complete", value=outcome.value)
-            except Pruned:
-                study.tell(taken, "pruned")
+                _train_one(study, taken, train)
             except Stopped:
+                study.put_back(taken)
                 return False
-            except UserError as error:
-                study.tell(taken, "failed", reason=str(error))
+            except Lost:
+                continue
         on_trial(study.records()[taken.number])
     return True
+
+
+def _train_one(study: SharedStudy, taken: RunningTrial, train: Callable[[RunningTrial], Outcome]) -> None:
+    try:
+        outcome = train(taken)
+    except Pruned:
+        study.tell(taken, "pruned")
+    except UserError as error:
+        study.tell(taken, "failed", reason=str(error))
+    else:
+        taken.steps = outcome.steps
+        study.tell(taken, "complete", value=outcome.value)

@@ -105,7 +105,7 @@ def test_settings_that_would_be_ignored_are_refused(given, words):
 
 
 def test_features_look_at_no_label():
-    with pytest.raises(ValueError, match=r"labels concerns labels, and distill.kind=features looks at none"):
+    with pytest.raises(ValueError, match=r"labels concerns labels or the audit by them, and distill.kind"):
         CompressSettings.model_validate({"distill": {"kind": "features"}, "labels": 5})
     with pytest.raises(ValueError, match=r"finetune.patience concerns labels"):
         CompressSettings.model_validate({"distill": {"kind": "features"}, "finetune": {"patience": 5}})

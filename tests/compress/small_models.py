@@ -55,7 +55,7 @@ def vit(*, seed: int = 0, width: int = 192, depth: int = 1) -> nn.Module:
 
 
 def write(model: nn.Module, path: Path, *, side: int = SIDE) -> Path:
-    write_onnx(model.eval(), path, channels=3, size=side)
+    write_onnx(model.eval(), path, channels=3, size=side, is_annotated=True)
     return path
 
 

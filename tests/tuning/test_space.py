@@ -3,12 +3,15 @@
 import math
 
 import pytest
+from pydantic import ValidationError
 
+from ssl_ft.config.tune import RangeSettings
 from ssl_ft.errors import UserError
 from ssl_ft.tuning.effort import Effort, best_value, effort, main, median_share, steps_until
 from ssl_ft.tuning.ladder import Ladder, default_first
 from ssl_ft.tuning.records import RangeRecord, StudyRecord, TrialRecord, read_records, write_records
 from ssl_ft.tuning.space import Dimension, grid_values, num_points, restored
+from tests.tuning.studies import GRID
 
 
 def test_values_of_a_range():
@@ -44,6 +47,19 @@ def test_rungs_stand_below_the_end():
     assert default_first(5, reduction=3, interval=1) == 1
 
 
+def test_points_are_counted_without_making_them():
+    huge = Dimension("a", "int", 1, 10**9)
+    assert num_points([huge, Dimension("b", "float", 0.0, 1.0, step=1e-9)]) == 10**9 * (10**9 + 1)
+    for each in (Dimension("a", "int", 1, 10, step=3), Dimension("b", "float", 0.1, 0.7, step=0.2), *GRID):
+        assert each.count() == len(each.values())
+
+
+@pytest.mark.parametrize("end", ["low", "high", "step"])
+def test_ranges_end_somewhere(end):
+    with pytest.raises(ValidationError, match="finite number"):
+        RangeSettings.model_validate({"type": "float", "low": 0.1, "high": 0.2, end: float("inf")})
+
+
 def trial(number: int, steps: int, value: float | None, *, place: int | None = None) -> TrialRecord:
     state = "complete" if value is not None else "pruned"
     return TrialRecord(
@@ -76,8 +92,15 @@ def test_steps_until_a_score_count_every_trial_that_had_ended():
 
 
 def test_studies_that_differ_are_not_compared(tmp_path):
-    with pytest.raises(UserError, match="different spaces or for different scores"):
-        effort(study(trial(0, 10, 0.5)), study(trial(0, 10, 0.5), score="val_map"))
+    mark = study(trial(0, 10, 0.5))
+    with pytest.raises(UserError, match="as they differ in score"):
+        effort(mark, study(trial(0, 10, 0.5), score="val_map"))
+    for other, words in (
+        ({"subject": "x"}, "data, encoder or other settings"),
+        ({"most_steps": 9}, "steps of a trial"),
+    ):
+        with pytest.raises(UserError, match=f"as they differ in {words}"):
+            effort(mark, mark.model_copy(update=other))
     with pytest.raises(UserError, match="completed no trial"):
         best_value(study(trial(0, 1, None)))
     with pytest.raises(UserError, match="holds no finished study"):
@@ -94,5 +117,8 @@ def test_effort_of_run_folders(tmp_path, capsys):
     assert "after 6 steps, 0.30 of 20" in out
     assert "median share over 1: 0.30" in out
     assert main(["one"]) == 2
+    (tmp_path / "other" / "tuning.json").write_text("{}")
+    assert main([str(tmp_path / "mark"), str(tmp_path / "other")]) == 2
+    assert "tuning.json is damaged" in capsys.readouterr().err
     assert main([str(tmp_path / "mark"), str(tmp_path)]) == 2
     assert "holds no finished study" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 
 from ssl_ft.errors import UserError
 from ssl_ft.tuning.records import TrialRecord
-from ssl_ft.tuning.study import JOURNAL, Pruned, SharedStudy, Stopped, work_on
+from ssl_ft.tuning.study import JOURNAL, Lost, Outcome, Pruned, RunningTrial, SharedStudy, Stopped, work_on
 from tests.conftest import CHECKOUT
 from tests.tuning.studies import GRID, STEPS, plan_of, run, score, train
 
@@ -184,6 +184,77 @@ def test_a_line_that_was_not_written_whole_is_cut_off(tmp_path):
     again = run(tmp_path, plan_of("random", num_trials=3))
     assert told(again)[:2] == before
     assert len(told(again)) == 3
+
+
+def test_a_line_that_another_writer_did_not_end_is_cut_off_by_who_writes_next(tmp_path):
+    """A full disk stopped one process in mid-line; the other, never started anew, goes on."""
+    tmp_path.joinpath("run").mkdir()
+    study = SharedStudy(tmp_path / "run", plan_of("random", num_trials=3))
+
+    def torn(trial: RunningTrial) -> Outcome:
+        if trial.number == 1:
+            with (tmp_path / "run" / JOURNAL).open("ab") as file:
+                file.write(b'{"op_code":7,"wor')
+        return train(trial)
+
+    assert work_on(study, train=torn, should_stop=lambda: False, on_trial=lambda record: None)
+    assert told(study) == told(run(tmp_path / "whole", plan_of("random", num_trials=3)))
+    assert told(SharedStudy(tmp_path / "run", plan_of("random", num_trials=3))) == told(study)
+
+
+def test_a_trial_taken_over_is_left_to_the_other(tmp_path):
+    study = SharedStudy(tmp_path, plan_of("random", num_trials=2))
+    mine = study.take()
+    assert mine is not None
+    mine.claim.path.write_text("{}")  # this process was silent too long
+    with pytest.raises(Lost):
+        mine.report(1, 0.5, is_last=False)
+    with pytest.raises(Lost):
+        study.tell(mine, "complete", value=0.5)
+    assert study.records()[0].state == "running"
+    assert study.records()[0].reports == ()
+
+
+def test_a_trial_that_ends_every_process_is_given_up(tmp_path):
+    plan = plan_of("random", num_trials=2)
+    for _ in range(3):
+        taken = SharedStudy(tmp_path, plan).take()
+        assert taken is not None
+        assert taken.number == 0
+        taken.claim.path.unlink()  # as that of a process that is gone
+    study = run(tmp_path, plan)
+    first, second = study.records()
+    assert first.state == "failed"
+    assert "ended 3 times while it was trained" in first.reason
+    assert second.state == "complete"
+
+
+def test_a_person_may_stop_a_trial_as_often_as_they_like(tmp_path):
+    plan = plan_of("random", num_trials=1)
+
+    def stopped(trial: RunningTrial) -> Outcome:
+        raise Stopped
+
+    for _ in range(5):
+        study = SharedStudy(tmp_path, plan)
+        assert not work_on(study, train=stopped, should_stop=lambda: False, on_trial=lambda record: None)
+    assert run(tmp_path, plan).records()[0].state == "complete"
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_killed_between_two_settings_a_trial_gets_those_it_would_have_had(tmp_path, sampler):
+    whole = run(tmp_path / "whole", plan_of(sampler, num_trials=2)).records()
+    for number in range(1, 3):  # settings chosen before the end
+        folder = tmp_path / f"cut-{number}"
+        folder.mkdir()
+        study = SharedStudy(folder, plan_of(sampler, num_trials=2))
+        taken = study.take()
+        assert taken is not None
+        lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
+        chosen = [place for place, line in enumerate(lines) if b'"param_name"' in line]
+        (folder / JOURNAL).write_bytes(b"".join(lines[: chosen[number - 1] + 1]))
+        taken.claim.path.unlink()
+        assert run(folder, plan_of(sampler, num_trials=2)).records()[0].settings == whole[0].settings
 
 
 def test_the_lock_of_a_dead_process_keeps_nobody_waiting(tmp_path):
