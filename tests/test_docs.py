@@ -12,6 +12,8 @@ import yaml
 
 import pipelines
 from ssl_ft import cli
+from ssl_ft.build.tuning_space import open_space
+from ssl_ft.config import TuneSettings
 from ssl_ft.recipe import describe, load_settings, recipe_names
 from tests.conftest import CHECKOUT
 
@@ -87,6 +89,14 @@ def test_settings_named_in_prose_exist():
     ]
     assert len(keys) > 10
     assert [(document, key) for document, key in keys if key not in known] == []
+
+
+def test_the_search_space_of_the_documents_fits(tmp_path):
+    (example,) = blocks(CHECKOUT / "docs" / "tuning.md", "yaml")
+    (tmp_path / "own.yaml").write_text(example)
+    settings = load_settings(pipelines.stage_settings("tune"), recipe=str(tmp_path / "own.yaml"), overrides=[])
+    assert isinstance(settings, TuneSettings)
+    assert [each.name for each in open_space(settings)] == sorted(settings.space)
 
 
 def test_recipe_of_ones_own_is_valid(tmp_path):

@@ -14,10 +14,10 @@ from ssl_ft.export.check import check_file, compare
 from ssl_ft.export.description import describe, read_description, write_description
 from ssl_ft.export.inside import Normalised
 from ssl_ft.export.memory import peak_in_own_process
-from ssl_ft.export.onnx_file import write_onnx, write_onnx_graph
+from ssl_ft.export.onnx_file import strip_annotations, write_onnx, write_onnx_graph
 from ssl_ft.export.program_file import check_no_pickle, write_executorch, write_inductor, write_program
 from ssl_ft.export.running import normalised, open_runner, preparer
-from ssl_ft.export.timing import eager_runner, time_in_turns
+from ssl_ft.export.timing import eager_runner, seconds_in_turns, time_in_turns
 from ssl_ft.export.timm_folder import check_timm, write_timm_folder
 from tests.export.works import CONTRACT, make_model
 
@@ -168,6 +168,39 @@ def test_missing_tools_are_sentences(tmp_path, model_and_card, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package executorch"):
         write_executorch(model_and_card[0], tmp_path / "m.pte", example=torch.zeros(2, 3, 32, 32))
+
+
+class _Undecided(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+
+def test_what_a_format_has_no_words_for_is_a_sentence(tmp_path):
+    example = torch.zeros(2, 3, 8, 8)
+    for write in (write_onnx_graph, write_program):
+        with pytest.raises(UserError, match=r"this _Undecided cannot be written as .*take another format"):
+            write(_Undecided(), tmp_path / "model", example=example)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_tells_nothing_of_the_machine_it_was_made_on(tmp_path, model_and_card):
+    size = CONTRACT.size
+    write_onnx(model_and_card[0], tmp_path / "plain.onnx", channels=3, size=size)
+    write_onnx(model_and_card[0], tmp_path / "annotated.onnx", channels=3, size=size, is_annotated=True)
+    contents = [(tmp_path / f"{name}.onnx").read_bytes() for name in ("plain", "annotated")]
+    assert b"stack_trace" not in contents[0]
+    assert b"site-packages" not in contents[0]
+    assert b"stack_trace" in contents[1]
+    strip_annotations(tmp_path / "annotated.onnx")
+    assert (tmp_path / "annotated.onnx").stat().st_size == len(contents[0])
+
+
+def test_each_takes_its_turn_at_being_first():
+    order = list[str]()
+    seconds = seconds_in_turns([lambda name=name: order.append(name) for name in "abc"], most_seconds=0.0)
+    rounds = ["".join(order[start : start + 3]) for start in range(15, len(order), 3)]  # behind five to warm up
+    assert rounds[:4] == ["abc", "bca", "cab", "abc"]
+    assert [len(own) for own in seconds] == [15, 15, 15]
 
 
 def test_a_description_is_read_back_or_refused(tmp_path, model_and_card):

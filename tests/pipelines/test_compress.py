@@ -162,6 +162,31 @@ def test_plan_refuses_what_the_stage_would(tiny_runs, command):
         (["model={finetune}", "method=distill", "prune={}"], "prune: of method=prune, and method=distill is set"),
         (["model={finetune}", "distill.pool={photos}", "distill.student=test_resnet", "labels=all"], "all of its 20"),
         (["model={finetune}", "distill.mix=2"], "distill.mix"),
+        (
+            ["model={finetune}", "distill.args={in_chans: 1}"],
+            "distill.args.in_chans is set by the channels of the data",
+        ),
+        (
+            ["model={finetune}", "distill.student=test_vit", "distill.stem_stride=2"],
+            "distill.stem_stride=2 is defined for",
+        ),
+        (
+            ["model={finetune}", "method=quantize", "finetune.epochs=3"],
+            "finetune.epochs: quantize.kind=auto trains nothing",
+        ),
+        (
+            ["model={finetune}", "method=quantize", "quantize.kind=qat", "finetune.batch_norm=source"],
+            "finetune.batch_norm: ",
+        ),
+        (
+            ["model={pretrain}", "distill.kind=features", "timing_seconds=3"],
+            "timing_seconds concerns labels or the audit",
+        ),
+        (
+            ["model={finetune}", "method=prune", "prune.kind=units", "prune.heads=whole"],
+            "prune.heads: of prune.kind=ch",
+        ),
+        (["model={finetune}", "method=prune", "prune.heads=whole"], "prune.heads=whole: a ResNet has no heads"),
     ],
 )
 def test_refuses(tiny_runs, command, tmp_path, words, said):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ssl_ft.artifact import save_model
+from ssl_ft.errors import UserError
 from tests.export.works import make_model, write_data
 from tests.pipelines.conftest import Outcome, run_command
 
@@ -50,6 +51,27 @@ def write_pictures(folder: Path) -> None:
     exif[0x0112] = 6
     turned.save(folder / "turned.jpg", exif=exif, quality=95)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+
+
+def test_one_format_that_fails_does_not_take_the_others_along(place, tmp_path, monkeypatch):
+    def fails(*words: object, **named: object) -> None:
+        raise UserError("no words for it")
+
+    monkeypatch.setattr("ssl_ft.build.exporting.write_program", fails)
+    words = [
+        "export",
+        f"model={place / 'run'}",
+        "formats=[onnx,torch]",
+        "check_images=9",
+        "threads=1",
+        f"out={tmp_path / 'o'}",
+    ]
+    done = run_command(words)
+    assert done.code == 3, done.err
+    assert "model.pt2 was not kept: no words for it" in done.err
+    told = json.loads((tmp_path / "o" / "exported" / "model.json").read_text())
+    assert [each["format"] for each in told["files"]] == ["onnx"]
+    assert (tmp_path / "o" / "exported" / "model.onnx").is_file()
 
 
 def refused(words: list[str], told: str) -> Outcome:
