@@ -37,7 +37,7 @@ class StopWish:
         now = time.monotonic()
         if not self.signal_number:
             self.signal_number, self._heard_at = number, now
-            say("stopping after this step, with a checkpoint (Ctrl-C once more to stop at once)")
+            say("stopping after this step (Ctrl-C once more to stop at once)")
         elif number == signal.SIGINT and now - self._heard_at > _SAME_PRESS_S:
             # Only a person means "at once": schedulers repeat their signals while a checkpoint is being written.
             raise KeyboardInterrupt
