@@ -5,10 +5,11 @@ from pathlib import Path
 from ssl_ft import dist, handover
 from ssl_ft.build.comparing import Comparison, comparison_path, open_comparison, plain_settings
 from ssl_ft.build.comparison_result import write_result
-from ssl_ft.build.comparison_work import make_folders, num_workers, work
+from ssl_ft.build.comparison_work import make_folders, num_workers, without_failed, work
 from ssl_ft.build.parts import choose_device
 from ssl_ft.claims import waited_claim
 from ssl_ft.config import CompareSettings
+from ssl_ft.evaluate.cells import num_over
 from ssl_ft.interrupt import StopWish
 from ssl_ft.launch import run_ranks
 from ssl_ft.progress import ProgressLine
@@ -30,7 +31,10 @@ def main(settings: CompareSettings) -> int:
     # Of all processes that see the last cell done, here or elsewhere, the first writes the tables.
     with waited_claim(run.path / "claims" / "tables"):
         if not run.is_finished:
-            write_result(comparison, run)
+            rest = without_failed(comparison, run.path)
+            for left in rest.left_out[len(comparison.left_out) :]:
+                run.note(f"{left.strategy} is left out for {left.encoder}: {left.reason}")
+            write_result(rest, run)
     print(run.path)
     return 0
 
@@ -41,14 +45,10 @@ def run_worker(settings: CompareSettings) -> int:
     dist.use_threads(1)
     comparison, run = open_comparison(settings), Path(settings.out or "")
     cells, _ = make_folders(run)
-
-    def num_done() -> int:
-        return len(list(cells.glob("*.npz")))
-
-    with ProgressLine("cells", total=len(comparison.keys), done=num_done()) as progress, StopWish() as wish:
+    with ProgressLine("cells", total=len(comparison.keys), done=num_over(cells)) as progress, StopWish() as wish:
         is_done = work(
-            comparison, run, device=choose_device(settings.device), is_over=wish.__bool__,
-            on_cell=lambda: progress.update(num_done()),
+            comparison, run, device=choose_device(settings.device), wants_stop=wish.__bool__,
+            on_cell=lambda: progress.update(num_over(cells)),
         )  # fmt: skip
         if not is_done:
             say("stopped: cells that are done are kept, and the same command goes on")

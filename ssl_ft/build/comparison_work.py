@@ -6,6 +6,7 @@ Which cells there are is in `build/comparing.py`, one of them in `build/cells.py
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,28 +16,46 @@ from numpy.typing import NDArray
 from ssl_ft.build.advising import encoder_facts
 from ssl_ft.build.cells import Bench, Stopped, build_bench, compute_cell
 from ssl_ft.build.comparing import Comparison, comparison_path, open_comparison
+from ssl_ft.build.grids import GRIDS
 from ssl_ft.build.origins import Origin
 from ssl_ft.claims import work_through
 from ssl_ft.config import CompareSettings
-from ssl_ft.evaluate.cells import Cell, CellKey, cell_path, read_cell, write_cell
-from ssl_ft.evaluate.summary import EncoderFacts, Question
+from ssl_ft.errors import UserError
+from ssl_ft.evaluate.cells import (
+    Cell,
+    CellKey,
+    cell_path,
+    failure_path,
+    is_over,
+    read_cell,
+    read_failure,
+    write_cell,
+    write_failure,
+)
+from ssl_ft.evaluate.summary import EncoderFacts, LeftOut, Question
+from ssl_ft.runlog import say
 
 Indices = NDArray[np.int64]
 
 
-def work(comparison: Comparison, run: Path, *, device: torch.device, is_over: Callable[[], bool],
+def work(comparison: Comparison, run: Path, *, device: torch.device, wants_stop: Callable[[], bool],
          on_cell: Callable[[], None]) -> bool:  # fmt: skip
     """Compute the cells that are not there yet, together with all other processes on this run.
+
+    A cell that cannot be trained, because it diverged say, leaves its sentence and keeps nobody from the others.
 
     Args:
         comparison: what is compared.
         run: its run folder.
         device: where to compute.
-        is_over: whether the person wants to stop.
+        wants_stop: whether the person wants to stop.
         on_cell: called after each cell of this process.
 
     Returns:
-        Whether all cells are done.
+        Whether all cells are over: done, or failed.
+
+    Raises:
+        UserError: data or an encoder that no cell can do without.
     """
     cells, claims = make_folders(run)
     keys = {key.name: key for key in comparison.keys}
@@ -49,17 +68,21 @@ def work(comparison: Comparison, run: Path, *, device: torch.device, is_over: Ca
             benches[key.encoder], _ = build_bench(
                 origin, comparison.images(run), comparison.roles, device=device, seed=comparison.settings.seed
             )
-        cell = compute_cell(comparison.settings, key, benches[key.encoder], should_stop=is_over)
-        write_cell(cells, key, cell)
+        try:
+            write_cell(cells, key, compute_cell(comparison.settings, key, benches[key.encoder], should_stop=wants_stop))
+        except UserError as error:
+            # A function of its key, it would fail again wherever it is tried.
+            write_failure(cells, key, str(error))
+            say(f"cell {key.name} failed: {error}")
         on_cell()
 
     try:
         return work_through(
             claims,
             list(keys),
-            is_done=lambda name: cell_path(cells, keys[name]).is_file(),
+            is_done=lambda name: is_over(cells, keys[name]),
             work=compute,
-            should_stop=is_over,
+            should_stop=wants_stop,
         )
     except Stopped:
         return False
@@ -82,6 +105,49 @@ def read_cells(comparison: Comparison, run: Path) -> list[tuple[CellKey, Cell]]:
     return [(key, read_cell(run / "cells", key)) for key in comparison.keys]
 
 
+def without_failed(comparison: Comparison, run: Path) -> Comparison:
+    """The comparison without the strategies that failed in a cell, each left out for that encoder with its reason.
+
+    To be asked when all cells are over, by which every process finds the same.
+
+    Raises:
+        UserError: the baseline failed, or everything beside it; or what a failed cell left is damaged.
+    """
+    found = _failures(comparison, run)
+    baseline = comparison.settings.baseline
+    left_out = [
+        LeftOut(key.encoder, key.strategy, f"cell {key.name} failed: {why} (here those settings begin with finetune.)")
+        for key, why in found.values()
+    ]
+    rest = replace(comparison, left_out=(*comparison.left_out, *left_out))
+    fatal = next((each for (_, strategy), each in found.items() if strategy == baseline), None)
+    if fatal is not None:
+        raise _blocked(f"the baseline {baseline} failed, which every other strategy is held against", *fatal, run=run)
+    if found and all(key.strategy == baseline for key in rest.keys):
+        raise _blocked(f"every strategy beside the baseline {baseline} failed", *next(iter(found.values())), run=run)
+    return rest
+
+
+def _failures(comparison: Comparison, run: Path) -> dict[tuple[str, str], tuple[CellKey, str]]:
+    """The first failed cell of each encoder and strategy that has one, and its sentence."""
+    found: dict[tuple[str, str], tuple[CellKey, str]] = {}
+    for key in comparison.keys:
+        reason = read_failure(run / "cells", key)
+        if reason is not None:
+            found.setdefault((key.encoder, key.strategy), (key, reason))
+    return found
+
+
+def _blocked(what: str, key: CellKey, reason: str, *, run: Path) -> UserError:
+    own = list(dict.fromkeys(name for candidate in GRIDS[key.strategy] for name in candidate))
+    fixed = f"; {' and '.join(own)} of {key.strategy} stay as they are, compare tries values of its own" if own else ""
+    return UserError(
+        f"{what}. Cell {key.name}: {reason}. In compare these settings begin with finetune., such as "
+        f"finetune.optim.rate or finetune.optim.clip_norm{fixed}. Change them and give another out=, or, where "
+        f"something else was mended, delete {failure_path(run / 'cells', key)} and start the same command again"
+    )
+
+
 def plan_comparison(settings: CompareSettings) -> list[str]:
     """What the stage would do, and how long that takes."""
     comparison = open_comparison(settings)
@@ -94,6 +160,7 @@ def plan_comparison(settings: CompareSettings) -> list[str]:
         "cell",
         f"strategies: {', '.join(comparison.strategies)}",
         *left_out,
+        *(f"failed: cell {key.name}: {reason}" for key, reason in _failures(comparison, run).values()),
         *estimate_lines(comparison, run),
         f"run: {run}",
     ]
@@ -103,12 +170,14 @@ def estimate_lines(comparison: Comparison, run: Path) -> list[str]:
     """How many cells there are and how long they take, from the seconds of those done."""
     keys = comparison.keys
     measured: dict[tuple[str, str, object], list[float]] = {}
-    left = []
+    left, failed = [], 0
     for key in keys:
         if cell_path(run / "cells", key).is_file():
             measured.setdefault((key.encoder, key.strategy, key.budget), []).append(
                 read_cell(run / "cells", key).seconds
             )
+        elif is_over(run / "cells", key):
+            failed += 1
         else:
             left.append(key)
     workers = num_workers(comparison.settings)
@@ -116,7 +185,7 @@ def estimate_lines(comparison: Comparison, run: Path) -> list[str]:
     first = (
         f"{len(keys)} cells: {len(comparison.origins)} encoders x {len(comparison.strategies)} strategies x "
         f"{len(comparison.settings.labels)} budgets x {comparison.settings.draws} draws x {comparison.settings.seeds} "
-        f"seeds; {done} are done"
+        f"seeds; {done} are done" + (f", {failed} of them failed" if failed else "")
     )
     if not measured:
         return [first, "no cell has been measured yet: start it, and ask again after some cells"]

@@ -1,5 +1,7 @@
 """Cells of a comparison: their keys, their files, and reading all of them. One cell is one trained classifier.
 
+A cell that could not be trained leaves its sentence instead of its predictions, so that nobody tries it again.
+
 A cell is a pure function of its key and the comparison's settings; who computes it when is in `claims.py` and
 `build/comparing.py`. Files are npz without pickles, written whole or not at all.
 """
@@ -8,10 +10,11 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,8 @@ Budget = int | float | str
 
 # Predictions are kept as int16.
 MOST_CLASSES = 2**15
+# Ending of the file a cell leaves that could not be trained.
+_FAILED = ".failed.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -100,22 +105,67 @@ def cell_path(folder: Path, key: CellKey) -> Path:
 
 def write_cell(folder: Path, key: CellKey, cell: Cell) -> None:
     """Write the cell's file whole or not at all."""
-    path = cell_path(folder, key)
     about = {k: v for k, v in asdict(cell).items() if k not in ("predictions", "confidences")}
     text = json.dumps({"key": asdict(key), **about})
+    with _whole(cell_path(folder, key)) as file:
+        np.savez_compressed(
+            file, predictions=cell.predictions, confidences=cell.confidences, about=np.array(text, dtype=np.str_)
+        )
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when it is written, and leaves nothing where that failed."""
     # A name of its own: should two processes do the same cell, neither may tear the other's file.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            np.savez_compressed(
-                file, predictions=cell.predictions, confidences=cell.confidences, about=np.array(text, dtype=np.str_)
-            )
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def failure_path(folder: Path, key: CellKey) -> Path:
+    return folder / f"{key.name}{_FAILED}"
+
+
+def write_failure(folder: Path, key: CellKey, reason: str) -> None:
+    """Keep why a cell could not be trained; whole or not at all."""
+    with _whole(failure_path(folder, key)) as file:
+        file.write(json.dumps({"key": asdict(key), "reason": reason}).encode())
+
+
+def read_failure(folder: Path, key: CellKey) -> str | None:
+    """Why a cell could not be trained; None where it could, or was not tried yet.
+
+    Raises:
+        UserError: the file is damaged, or another cell's.
+    """
+    path = failure_path(folder, key)
+    try:
+        about = json.loads(path.read_bytes())
+        found, reason = CellKey(**about["key"]), str(about["reason"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it, and the same command computes it anew") from error
+    if found != key:
+        raise UserError(f"{path} is the cell {found.name}, renamed; delete it, and the same command computes it anew")
+    return reason
+
+
+def is_over(folder: Path, key: CellKey) -> bool:
+    """Whether nothing is left to compute of a cell: it is done, or failed."""
+    return cell_path(folder, key).is_file() or failure_path(folder, key).is_file()
+
+
+def num_over(folder: Path) -> int:
+    """How many cells of a folder are done, or failed."""
+    return sum(len(list(folder.glob(f"[!.]*{end}"))) for end in (".npz", _FAILED))
 
 
 def read_cell(folder: Path, key: CellKey) -> Cell:

@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A strategy that is not defined for an encoder, and why."""
+    """A strategy without scores for an encoder, and why: it is not defined for it, or failed to train."""
 
     encoder: str
     strategy: str
@@ -144,7 +144,7 @@ class Question:
         num_resamples: behind differences.
         num_score_resamples: behind the intervals of scores.
         seed: of the resamples.
-        left_out: strategies not defined.
+        left_out: strategies not defined, or failed.
     """
 
     data: str

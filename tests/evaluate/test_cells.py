@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from ssl_ft.errors import UserError
-from ssl_ft.evaluate.cells import Cell, CellKey, all_keys, cell_path, read_cell, write_cell
+from ssl_ft.evaluate.cells import (
+    Cell,
+    CellKey,
+    all_keys,
+    cell_path,
+    failure_path,
+    is_over,
+    num_over,
+    read_cell,
+    read_failure,
+    write_cell,
+    write_failure,
+)
 
 KEY = CellKey("simclr", "probe", 2, 0, 1)
 CELL = Cell(
@@ -59,3 +71,27 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="directory"):
         write_cell(tmp_path, KEY, CELL)
     assert [p.name for p in tmp_path.iterdir()] == [f"{KEY.name}.npz"]
+
+
+def test_a_failed_cell_is_over_and_tells_why(tmp_path):
+    assert (is_over(tmp_path, KEY), read_failure(tmp_path, KEY), num_over(tmp_path)) == (False, None, 0)
+    write_failure(tmp_path, KEY, "the loss stopped being finite")
+    write_cell(tmp_path, CellKey("simclr", "full", "all", 0, 0), CELL)
+    (tmp_path / f".{KEY.name}.npz.1.partial").write_bytes(b"PK")
+    assert is_over(tmp_path, KEY)
+    assert read_failure(tmp_path, KEY) == "the loss stopped being finite"
+    assert num_over(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", r"cannot be read .*delete it"), ('{"key": {}}', r"cannot be read"), (None, r"is the cell .*seed1, renamed")],
+)
+def test_a_damaged_or_renamed_failure_says_what_to_do(tmp_path, text, message):
+    key = CellKey("simclr", "probe", 10, 0, 1)
+    write_failure(tmp_path, KEY, "it diverged")
+    failure_path(tmp_path, KEY).rename(failure_path(tmp_path, key))
+    if text is not None:
+        failure_path(tmp_path, key).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_failure(tmp_path, key)

@@ -1,5 +1,6 @@
 """The page's section of a comparison, its files, and its sentences: what is said is what was found."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,13 +102,20 @@ def test_computing_is_told_with_what_a_label_costs(summary):
     assert computing_text(scratch) == ""
 
 
+def test_pictures_are_spoken_of_with_their_numbers_whole(summary, folder, tmp_path):
+    page = write_report([folder], tmp_path / "page.html", title="Strategies").read_text(encoding="utf-8")
+    spoken = re.findall(r'role="img"[^>]*aria-label="([^"]*)"|aria-label="([^"]*)"[^>]*role="img"', page)
+    assert any("%" in one + other for one, other in spoken)
+    assert not any("\N{REPLACEMENT CHARACTER}" in one + other for one, other in spoken)
+
+
 def test_the_page_has_a_section_with_all_of_it(summary, folder, tmp_path):
     parsed = outline(write_report([folder], tmp_path / "page.html", title="Strategies"))
     text = plain(" ".join(parsed.text.split()))
     assert text.startswith("Strategies Strategies Best on cifar10")
     for sentence in verdict_sentences(summary):
         assert plain(sentence) in text
-    assert "Not defined, and left out: adapter for simclr: it has no place for one." in text
+    assert "Left out: adapter for simclr: it has no place for one." in text
     assert "The strategies scratch, probe, full and lora were compared with 2, 10 and 50 labels per class" in text
     assert "corrected for 15 comparisons (Holm)" in text
     # Its accuracies have their own section; they are not drawn a second time.
