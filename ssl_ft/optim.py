@@ -42,7 +42,7 @@ def build_optimizer(
 ) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019), SGD with Nesterov momentum, LARS (You et al. 2017; timm's), or `Muon`.
 
-    LARS leaves groups without weight decay unadapted, as SimCLR's code does.
+    LARS adapts the rate of matrices, with or without weight decay, and never that of vectors, as SimCLR's code does.
     """
     # One kernel for all tensors on a GPU; on a CPU torch's own choice, by which the golden curves were made.
     fused = True if _are_on_cuda(groups) else None
@@ -53,7 +53,9 @@ def build_optimizer(
     if name == "muon":
         return Muon(groups, rate=rate, momentum=momentum, betas=betas)
     assert name == "lars", f"unknown optimizer {name!r}"
-    lars: Optimizer = Lars(groups, lr=rate, momentum=momentum)
+    # timm's own default adapts what decays alone, so that without weight decay it would be plain SGD.
+    adapted = [{**group, "always_adapt": group["is_matrix"]} for group in groups]
+    lars: Optimizer = Lars(adapted, lr=rate, momentum=momentum)
     return lars
 
 

@@ -187,24 +187,29 @@ def finished(work: Pretraining, folder: Path) -> Pretraining:
 def steps_in(minutes: float, work: Pretraining) -> int:
     """How many steps fit into `minutes`, from a few timed ones that are then undone.
 
-    The number is fixed before training starts, so the run is as repeatable as one given in steps.
+    The number is fixed before training starts, so the run is as repeatable as one given in steps. All ranks take the
+    main one's.
     """
     before = {key: value.clone() for key, value in work.objective.state_dict().items()}
     plan = replace(work.plan, num_steps=_TRIAL_STEPS, eval_every=0, log_every=10**9, save_every=10**9)
-    ends: list[float] = []
+    starts: list[float] = []
 
-    def note_time() -> bool:
-        ends.append(time.monotonic())
-        return False
+    def note_time(step: int) -> None:
+        # A GPU is asked to do a step long before it has done it.
+        if work.device.type == "cuda":
+            torch.cuda.synchronize(work.device)
+        starts.append(time.monotonic())
 
     stream = work.stream(start_step=0, num_steps=_TRIAL_STEPS)
-    calls = LoopCalls(lambda step, row: None, lambda step: False, lambda step: None, note_time)
+    # By `begin`, which every step calls: on several ranks `should_stop` is asked only now and then.
+    calls = LoopCalls(lambda step, row: None, lambda step: False, lambda step: None, lambda: False, begin=note_time)
     run_steps(
         work.objective.train(), work.optimizer, stream, plan=plan, calls=calls, device=work.device, start_step=0, seed=0
     )
+    note_time(_TRIAL_STEPS)
     work.objective.load_state_dict(before)
     work.optimizer.state.clear()
-    # The slowest step is left out: the first prepares its kernels.
-    paces = sorted(later - earlier for earlier, later in itertools.pairwise(ends))[:-1]
+    # The first step is left out, for it prepares kernels and memory, and so is the slowest of the others.
+    paces = sorted(later - earlier for earlier, later in itertools.pairwise(starts[1:]))[:-1]
     pace = sum(paces) / len(paces)
     return int(dist.broadcast_object(max(1, int(_SHARE_FOR_STEPS * minutes * 60 / pace))))

@@ -66,6 +66,13 @@ def test_lars_adapts_matrices_and_leaves_biases_alone():
     assert bias[0].item() == pytest.approx(1.0 - 0.05 * 0.4)
 
 
+def test_lars_without_weight_decay_adapts_matrices_alone_too():
+    weight, bias = one_step("lars", weight_decay=0.0)
+    trust = 0.001 * 2.0 / 0.4
+    assert weight[0, 0].item() == pytest.approx(2.0 - 0.05 * trust * 0.4, rel=1e-6)
+    assert bias[0].item() == pytest.approx(1.0 - 0.05 * 0.4)
+
+
 def test_muon_moves_matrices_by_orthogonal_updates_and_biases_as_adamw():
     weight, bias = one_step("muon", weight_decay=0.01)
     # A constant gradient has one singular vector: its orthogonal form is constant with norm near 1.

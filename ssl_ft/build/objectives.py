@@ -11,12 +11,14 @@ from ssl_ft import dist
 from ssl_ft.build.parts import DTYPES
 from ssl_ft.config import PretrainSettings
 from ssl_ft.data.batches import ViewMaker
+from ssl_ft.data.masks import sample_mask
 from ssl_ft.errors import UserError
 from ssl_ft.models.batchnorm import has_batch_statistics, use_global_batch_norm
 from ssl_ft.models.blocks import recompute_blocks
 from ssl_ft.models.decoders import MapDecoder, TokenDecoder
 from ssl_ft.models.encoders import feature_map, is_vit, num_features
 from ssl_ft.models.heads import Projector
+from ssl_ft.models.reach import freeze_unreached
 from ssl_ft.models.visible import check_visible
 from ssl_ft.objectives.classified import Classified
 from ssl_ft.objectives.joint import Joint, SharedJoint
@@ -31,7 +33,7 @@ CONTRASTIVE_LOSSES: dict[str, ContrastiveLoss] = {"simclr": nt_xent, "dcl": dcl}
 OBJECTIVES: dict[str, Callable[[PretrainSettings, nn.Module, ViewMaker, Tensor | None], nn.Module]] = {
     "simclr": lambda settings, encoder, views, _: _simclr(settings, encoder, views, loss=nt_xent),
     "dcl": lambda settings, encoder, views, _: _simclr(settings, encoder, views, loss=dcl),
-    "masked": lambda settings, encoder, views, _: _masked(settings, encoder, views),
+    "masked": lambda settings, encoder, views, _: _masked_alone(settings, encoder, views),
     "joint": lambda settings, encoder, views, _: _joint(settings, encoder, views),
     "rotation": lambda _, encoder, views, __: _rotation(encoder, views),
     "supervised": lambda _, encoder, views, labels: _supervised(encoder, views, labels),
@@ -135,6 +137,27 @@ def _masked(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) ->
         hidden_share=masked.hidden_share,
         is_target_normalised=masked.normalise_target,
     )
+
+
+def _masked_alone(settings: PretrainSettings, encoder: nn.Module, views: ViewMaker) -> Masked:
+    """Masked imputation with nothing beside it: what lies behind the feature map, as a ConvNeXt's last norm, is frozen.
+
+    In the joint objective the contrast trains that too.
+    """
+    masked = _masked(settings, encoder, views)
+    imputer, size = masked.imputer.eval(), views.recipe.size
+    mask = sample_mask(
+        torch.zeros(1, dtype=torch.int64),
+        num_patches=(size // imputer.patch) ** 2,
+        hidden_share=masked.hidden_share,
+        seed=0,
+        epoch=0,
+        view=0,
+    )
+    prediction, _ = imputer(torch.zeros(1, len(views.mean), size, size), mask)
+    freeze_unreached(imputer, prediction)
+    imputer.train()
+    return masked
 
 
 def _default_patch(size: int) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipelines.training import CASES, losses_and_gradient, write_images
+from tests.pipelines.training import CASES, MORE_CASES, losses_and_gradient, steps_of_minutes, write_images
 from tests.ranks import run_on_ranks
 
 
@@ -36,6 +36,19 @@ def test_two_ranks_equal_one_in_float64(tmp_path):
         tolerance=1e-9,
         num_steps=3,
     )
+
+
+@pytest.mark.dist
+def test_two_ranks_equal_one_where_the_loss_does_not_reach_all_of_the_encoder(tmp_path):
+    assert_equal_on_ranks(tmp_path, list(MORE_CASES), num_ranks=2, precision="float64", tolerance=1e-9, num_steps=2)
+
+
+@pytest.mark.dist
+def test_minutes_become_the_same_number_of_steps_on_all_ranks(tmp_path):
+    images = write_images(tmp_path)
+    assert steps_of_minutes(images, tmp_path) >= 1
+    first, second = run_on_ranks(steps_of_minutes, images, tmp_path, num_ranks=2)
+    assert first == second >= 1
 
 
 @pytest.mark.dist
