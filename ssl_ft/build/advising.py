@@ -5,6 +5,7 @@ The rule is in `evaluate/advice.py`.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +120,13 @@ def score_runs(runs: Sequence[str]) -> Scores:
                     size, summary.num_classes, facts.shift, facts.pool_images, facts.input_size, facts.num_parameters
                 )
                 names = {s: model_name(facts.name, s, num_encoders=len(summary.encoders)) for s in sorted(own)}
-                advised = advise(situation, available=sorted(own)).strategy
-                one, samples = _score(summary, resampled, names, advised=advised, encoder=facts.name, budget=budget)
-                scores.append(one)
+                # In the table's order, which tells what to take where the rule's own were not compared.
+                known = [name for name in STRATEGY_NAMES if name in own]
+                given = advise(situation, available=[*known, *sorted(own.difference(known))])
+                one, samples = _score(
+                    summary, resampled, names, advised=given.strategy, encoder=facts.name, budget=budget
+                )
+                scores.append(replace(one, is_by_rule=given.is_by_rule))
                 pieces.append(samples)
                 for strategy in names:
                     other, samples = _score(

@@ -28,6 +28,8 @@ QUADRANTS: dict[tuple[bool, bool], tuple[str, ...]] = {
     (False, True): ("probe_then_finetune", "layer_decay", "full"),
     (False, False): ("full",),
 }
+# What is advised where a quadrant's own strategies are not at hand.
+_PLAIN = ("probe", "full")
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,14 @@ class Advice:
         quadrant: such as "few labels, near".
         reasons: sentences with the numbers it goes by.
         instead: what to try next, best first.
+        is_by_rule: whether the rule names it; else it is merely the first at hand.
     """
 
     strategy: str
     quadrant: str
     reasons: tuple[str, ...]
     instead: tuple[str, ...]
+    is_by_rule: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Score:
         advised: the model advised, best: the one that was best.
         regret: accuracy of the best less that of the advised, with its interval; 0 where they are the same.
         is_as_good: whether it is the best, or not shown to be worse.
+        is_by_rule: whether the rule names it; else it is merely the first of what was compared.
     """
 
     data: str
@@ -91,6 +96,7 @@ class Score:
     best: str
     regret: Estimate
     is_as_good: bool
+    is_by_rule: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,15 +126,23 @@ def advise(situation: Situation, *, available: Sequence[str]) -> Advice:
 
     Args:
         situation: what is known.
-        available: strategies at hand; one of the quadrant's at least.
+        available: strategies at hand, one at least, in the order of the table of strategies.
     """
     few, near = situation.per_class < FEW_PER_CLASS, is_near(situation.shift)
-    wanted = [name for name in QUADRANTS[few, near] if name in available]
+    own = QUADRANTS[few, near]
+    wanted = [name for name in own if name in available]
     # Where a quadrant's own are not at hand, the plain ones are.
-    wanted += [name for name in ("probe", "full") if name in available and name not in wanted]
-    assert wanted, f"none of {QUADRANTS[few, near]} is at hand"
+    wanted += [name for name in _PLAIN if name in available and name not in wanted]
+    reasons = _reasons(situation, few=few, near=near)
+    is_by_rule = bool(wanted)
+    if not is_by_rule:
+        # What makes no use of the encoder comes last.
+        wanted = sorted(available, key=lambda name: name == "scratch")[:1]
+        missing = ", ".join(dict.fromkeys((*own, *_PLAIN)))
+        reasons.append(f"the rule would name one of {missing}, and none is at hand: {wanted[0]} is the first that is")
+    assert wanted, "no strategy is at hand"
     quadrant = f"{'few' if few else 'many'} labels, {'near' if near else 'far'}"
-    return Advice(wanted[0], quadrant, tuple(_reasons(situation, few=few, near=near)), tuple(wanted[1:]))
+    return Advice(wanted[0], quadrant, tuple(reasons), tuple(wanted[1:]), is_by_rule)
 
 
 def _reasons(situation: Situation, *, few: bool, near: bool) -> list[str]:

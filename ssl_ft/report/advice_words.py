@@ -30,6 +30,7 @@ def score_sentences(scores: Scores) -> list[str]:
         f"{each.data}, {each.encoder}, {formats.budget_words(plain_budget(each.budget))}: advised {each.advised}, "
         + ("which was the best" if each.advised == each.best else f"best {each.best}, {_lost(each.regret)}")
         + ("" if each.is_as_good else ", shown to be worse")
+        + ("" if each.is_by_rule else " (nothing the rule names was compared: the first that was stands for it)")
         + "."
         for each in scores.scores
     ]

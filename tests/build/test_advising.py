@@ -11,13 +11,16 @@ from ssl_ft.build.advising import score_runs
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.cells import write_cell
 from ssl_ft.evaluate.summary import summarise
+from ssl_ft.report.advice_words import score_sentences
 from ssl_ft.report.comparison_files import write_summary
 from tests.report.fake_comparison import fake_cells
 
 
-def write_run(folder: Path, *, images: str = "these") -> Path:
-    """A finished comparison with its cells; of seed 0, as most are."""
+def write_run(folder: Path, *, images: str = "these", names: dict[str, str] | None = None) -> Path:
+    """A finished comparison with its cells; of seed 0, as most are; `names` are other strategies' for the fake ones."""
     question, cells = fake_cells(images=150, draws=2)
+    if names is not None:
+        cells = [(replace(k, strategy=names[k.strategy]), cell) for k, cell in cells if k.strategy in names]
     folder.mkdir()
     write_summary(folder, summarise(replace(question, num_resamples=100, num_score_resamples=20), cells))
     (folder / "cells").mkdir()
@@ -42,3 +45,13 @@ def test_a_comparison_without_its_truth_is_told(tmp_path):
     (run / "truth.npz").unlink()
     with pytest.raises(UserError, match=r"holds a damaged comparison .*run it again"):
         score_runs([str(run)])
+
+
+def test_a_comparison_without_any_strategy_of_the_rule_is_scored_by_the_first_it_has(tmp_path):
+    run = write_run(tmp_path / "run", names={"scratch": "scratch", "probe": "l2sp", "full": "gradual"})
+    scores = score_runs([str(run)])
+    assert {(each.advised, each.is_by_rule) for each in scores.scores} == {("gradual", False)}
+    assert "nothing the rule names was compared" in score_sentences(scores)[0]
+    ruled = score_runs([str(write_run(tmp_path / "ruled"))])
+    assert all(each.is_by_rule for each in ruled.scores)
+    assert "nothing the rule names" not in " ".join(score_sentences(ruled))

@@ -43,6 +43,17 @@ def test_only_what_is_at_hand_is_advised():
     assert advise(far, available=("scratch", "full")).strategy == "full"
 
 
+@pytest.mark.parametrize("shift", [0.0, 1.3])
+@pytest.mark.parametrize("per_class", [2, 50])
+def test_where_nothing_of_the_rule_is_at_hand_the_first_that_is_is_taken_and_said(per_class, shift):
+    situation = replace(HERE, num_labels=10 * per_class, shift=shift)
+    given = advise(situation, available=("scratch", "gradual", "l2sp"))
+    assert (given.strategy, given.instead, given.is_by_rule) == ("gradual", (), False)
+    assert given.reasons[-1].endswith("and none is at hand: gradual is the first that is")
+    assert advise(situation, available=("scratch",)).strategy == "scratch"
+    assert advise(situation, available=ALL).is_by_rule
+
+
 def test_reasons_name_the_numbers():
     text = "; ".join(advise(HERE, available=ALL).reasons)
     for part in (
