@@ -4,6 +4,7 @@ Pure text functions. Sentences about runs are in `words.py`; nothing here knows 
 """
 
 import math
+import unicodedata
 
 NBSP = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
@@ -37,8 +38,13 @@ def is_share(metric_name: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """The text with control characters and lone surrogates replaced, so that it can stand in XML."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    """The text with control characters and lone surrogates replaced, so that it can stand in XML; spaces stay."""
+    return "".join(char if _is_shown(char) else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _is_shown(char: str) -> bool:
+    # Python calls every space but the plain one unprintable, the no-break space of our own numbers among them.
+    return char.isprintable() or unicodedata.category(char) == "Zs"
 
 
 def percent(share: float) -> str:

@@ -113,6 +113,7 @@ def test_accounts_say_what_was_done(tmp_path: Path) -> None:
         (formats.budget_words(0.005), "0.5 % of the labels"),
         (formats.listed(["a", "b", "c"]), "a, b and c"),
         (formats.printable("a\udcffb\x00"), "a\ufffdb\ufffd"),
+        (formats.printable("79.2\u00a0% of\u202f3\u2028"), "79.2 % of\u202f3\ufffd"),
     ],
 )
 def test_numbers_read_as_intended(text: str, expected: str) -> None:
