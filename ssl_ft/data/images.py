@@ -32,6 +32,9 @@ Pixels = NDArray[np.uint8]
 
 # Half of the size at which Pillow itself refuses: an uncompressed colour image of a quarter of a gigabyte.
 MAX_PIXELS: Final = 178_956_970 // 2
+# Beyond this many times its short side an image loses its ends before the middle is cut out of it: enlarged whole, a
+# line of pixels would take gigabytes.
+_LONGEST_ASPECT: Final = 32
 
 # Readers are called by name and not through `Image.open`: that keeps formats with a history of holes out, and
 # lets the size be checked by our own limit where `Image.open` has a global one.
@@ -152,9 +155,13 @@ def resize_square(image: Pixels, size: int) -> Pixels:
 def resize_center_crop(image: Pixels, size: int, *, interpolation: Literal["bilinear", "bicubic"]) -> Pixels:
     """uint8 [C,size,size] from [C,H,W]: short side to `size`, antialiased, then the middle: the evaluation geometry.
 
-    Sizes and offsets are rounded as torchvision's `Resize` and `CenterCrop` round them.
+    Sizes and offsets are rounded as torchvision's `Resize` and `CenterCrop` round them. Only of an image more than 32
+    times as long as it is wide the ends are left out first, as much of each, which keeps memory bounded.
     """
     method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
+    long = _LONGEST_ASPECT * min(image.shape[1:])
+    ends = [max(0, side - long) // 2 for side in image.shape[1:]]
+    image = image[:, ends[0] : image.shape[1] - ends[0], ends[1] : image.shape[2] - ends[1]]
     height, width = image.shape[1:]
     if height <= width:
         new_height, new_width = size, int(size * width / height)
@@ -207,7 +214,9 @@ def _decode_file(raw: bytes, *, max_pixels: int, white_level: int, draft_size: i
     with _damage_named():
         layout = _many_bands(raw)
         if layout is not None:
-            _check_size(layout.width, layout.height * -(-layout.bands // 4), max_pixels)
+            # Tiles may reach far past the image, and are inflated whole.
+            for width, height in ((layout.width, layout.height), tiff.covered(layout)):
+                _check_size(width, height * -(-layout.bands // 4), max_pixels)
             return _scale_to_bytes(tiff.read_bands(raw, layout), white_level)
         opened = _open_file(raw)
         _check_size(*opened.size, max_pixels)

@@ -65,6 +65,16 @@ def band_layout(raw: bytes) -> BandLayout | None:
     return BandLayout(int(tags[_WIDTH]), int(tags[_HEIGHT]), samples, np.dtype(order + _DTYPES[kind]), tags)
 
 
+def covered(layout: BandLayout) -> tuple[int, int]:
+    """(width, height) of all blocks laid side by side, which is what reading takes: at least the image's own.
+
+    Raises:
+        ValueError: blocks without an extent.
+    """
+    width, height = _block_size(layout)
+    return -(-layout.width // width) * width, -(-layout.height // height) * height
+
+
 def read_bands(raw: bytes, layout: BandLayout) -> NDArray[np.generic]:
     """All bands of the first image: [H,W,C] uint8, uint16 or float32 in native byte order.
 
@@ -73,8 +83,7 @@ def read_bands(raw: bytes, layout: BandLayout) -> NDArray[np.generic]:
     """
     tags = layout.tags
     tiled = _TILE_OFFSETS in tags
-    block_width = int(tags[_TILE_WIDTH]) if tiled else layout.width
-    block_height = int(tags[_TILE_HEIGHT] if tiled else min(tags.get(_ROWS_PER_STRIP, 2**32), layout.height))
+    block_width, block_height = _block_size(layout)
     depth = layout.bands if tags.get(_PLANAR, 1) == 1 else 1
     across, down = -(-layout.width // block_width), -(-layout.height // block_height)
     offsets = tags[_TILE_OFFSETS if tiled else _STRIP_OFFSETS]
@@ -90,6 +99,18 @@ def read_bands(raw: bytes, layout: BandLayout) -> NDArray[np.generic]:
         target = image[top : top + rows, left : left + block_width, plane : plane + depth]
         target[...] = pixels[: target.shape[0], : target.shape[1]]
     return image
+
+
+def _block_size(layout: BandLayout) -> tuple[int, int]:
+    """(width, height) of a tile or a strip."""
+    tags = layout.tags
+    if _TILE_OFFSETS in tags:
+        width, height = int(tags[_TILE_WIDTH]), int(tags[_TILE_HEIGHT])
+    else:
+        width, height = layout.width, int(min(tags.get(_ROWS_PER_STRIP, 2**32), layout.height))
+    if width < 1 or height < 1:
+        raise ValueError(f"the TIFF's blocks are {width}x{height} px")
+    return width, height
 
 
 def _read_block(data: bytes, layout: BandLayout, shape: tuple[int, int, int]) -> NDArray[np.generic]:

@@ -34,6 +34,11 @@ def read_image(path: Path, *, channels: int, size: int, white_level: int) -> Any
         image = upright.convert("L" if upright.mode in ("1", "L") else "RGB")
     image = image.convert("L" if channels == 1 else "RGB")
     short, long = sorted(image.size)
+    if long > 32 * short:  # the ends of a strip are left out, as much of each: enlarged whole it would fill memory
+        ends = (long - 32 * short) // 2
+        across, down = (ends, 0) if image.width > image.height else (0, ends)
+        image = image.crop((across, down, image.width - across, image.height - down))
+        short, long = sorted(image.size)
     sides = (size, int(size * long / short))
     width, height = sides if image.width <= image.height else sides[::-1]
     resized = image.resize((width, height), Image.Resampling.BILINEAR)

@@ -361,6 +361,29 @@ def test_center_crop_is_torchvisions(interpolation: Any, height: int, width: int
     np.testing.assert_array_equal(got, first(expected))
 
 
+@pytest.mark.parametrize("is_tall", [False, True])
+@pytest.mark.parametrize(("short", "long"), [(1, 65535), (1, 40_000_000), (1, 101)])
+def test_of_a_strip_the_middle_is_cut_in_bounded_memory(short: int, long: int, is_tall: bool) -> None:
+    strip = np.zeros((1, short, long), np.uint8)
+    middle = slice(long // 2 - 50, long // 2 + 51)  # what is not looked at stays unwritten
+    strip[..., middle] = np.random.default_rng(0).integers(0, 256, strip[..., middle].shape)
+    near = np.ascontiguousarray(strip[..., long // 2 - 50 : -(-long // 2) + 50])  # about the same centre
+    turned = (lambda image: image.transpose(0, 2, 1)) if is_tall else (lambda image: image)
+    got = turned(resize_center_crop(turned(strip), 64, interpolation="bilinear"))
+    whole = np.asarray(Image.fromarray(near[0]).resize((64 * near.shape[2], 64), Image.Resampling.BILINEAR))
+    left = (whole.shape[1] - 64) // 2
+    # Half a pixel of the enlarged image may be rounded elsewhere.
+    assert np.abs(got[0].astype(int) - whole[:, left : left + 64]).max() <= 255 / 64 + 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 64), (32, 1)])
+def test_long_images_of_ordinary_shape_keep_every_bit(height: int, width: int) -> None:
+    pixels = noise(height, width)
+    resized = tv.resize(Image.fromarray(pixels), [16])
+    got = resize_center_crop(first(pixels), 16, interpolation="bilinear")
+    np.testing.assert_array_equal(got, first(np.asarray(tv.center_crop(resized, [16]))))
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
 def test_resizing_treats_every_channel_alike(channels: int) -> None:
     pixels = first(noise(30, 41, 7))[:channels]

@@ -117,3 +117,23 @@ def test_many_band_tiff_that_cannot_be_read_says_what_to_do() -> None:
         decode(cut)
     with pytest.raises(DamagedImage, match="promises"):
         decode(whole, max_pixels=100)
+
+
+@pytest.mark.parametrize("is_deflated", [True, False])
+def test_tiles_far_larger_than_the_image_are_refused_before_they_are_inflated(is_deflated: bool) -> None:
+    whole = band_tiff(noise(), tile=32, deflate=is_deflated)
+    for tag in (322, 323):
+        entry = struct.pack("<HHII", tag, 4, 1, 32)
+        assert whole.count(entry) == 1
+        whole = whole.replace(entry, struct.pack("<HHII", tag, 4, 1, 65536))
+    assert probe_header(whole) == (17, 12, 5)
+    with pytest.raises(DamagedImage, match="promises 65536x131072 px, more than the"):
+        decode(whole)
+    none = whole.replace(struct.pack("<HHII", 322, 4, 1, 65536), struct.pack("<HHII", 322, 4, 1, 0))
+    with pytest.raises(DamagedImage, match="the TIFF's blocks are 0x65536 px"):
+        decode(none)
+
+
+def test_a_tile_of_the_usual_size_may_be_larger_than_the_image() -> None:
+    pixels = noise()
+    np.testing.assert_array_equal(decode(band_tiff(pixels, tile=256, deflate=True)), first(pixels))

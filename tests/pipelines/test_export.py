@@ -50,6 +50,8 @@ def write_pictures(folder: Path) -> None:
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(folder / "turned.jpg", exif=exif, quality=95)
+    Image.fromarray(noise(2, 131, 3)).save(folder / "strip.png")
+    Image.fromarray(noise(300, 3)).save(folder / "post.png")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
 
 
@@ -118,7 +120,7 @@ runpy.run_path({str(exported / "predict.py")!r}, run_name="__main__")
     assert done.returncode == 0, done.stderr
     assert "left out" in done.stderr
     wanted = table(tmp_path / "model.csv")
-    assert len(wanted) == 8
+    assert len(wanted) == 10
     for name in ("file", "folder", "script"):
         found = table(tmp_path / f"{name}.csv")
         assert [row[:2] for row in found] == [row[:2] for row in wanted]
