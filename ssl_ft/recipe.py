@@ -149,9 +149,24 @@ def describe(
 class _Loader(yaml.SafeLoader):
     """YAML's plain values only; a key that is there twice is an error, where PyYAML would keep the last."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # PyYAML lets through what Python says of a 30th of February, or of words tagged as a number.
+            raise yaml.MarkedYAMLError(
+                problem=f"{str(node.value)[:60]!r} is no {node.tag.rpartition(':')[2]}; a text belongs in quotes",
+                problem_mark=node.start_mark,
+            ) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="braces or brackets stand where the name of a setting belongs; such a text needs quotes",
+                    problem_mark=key_node.start_mark,
+                )
             if key_node.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"{key_node.value!r} is there twice", problem_mark=key_node.start_mark
@@ -164,6 +179,8 @@ def _yaml(text: str) -> Any:
     loader = _Loader(text)
     try:
         return loader.get_single_data()
+    except RecursionError as error:
+        raise yaml.MarkedYAMLError(problem="it is nested too deeply") from error
     finally:
         loader.dispose()
 
