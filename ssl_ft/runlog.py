@@ -100,7 +100,7 @@ class RunFolder:
         if error is None:
             return
         sentence = system_sentence(error)
-        has_checkpoint = any((self.path / "checkpoints").glob("last*"))
+        has_checkpoint = any(self.path.glob("**/checkpoints/last*"))  # a run within this one may have its own
         # A defect of ours leaves what it wrote, to be looked at.
         if not has_checkpoint and (sentence or isinstance(error, (UserError, KeyboardInterrupt))):
             self._discard()

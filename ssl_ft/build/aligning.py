@@ -15,6 +15,7 @@ from ssl_ft.build.draft import Start
 from ssl_ft.build.labels import LabelledImages
 from ssl_ft.build.unlabelled_views import unlabelled_views
 from ssl_ft.config import AdaptSettings
+from ssl_ft.errors import UserError
 from ssl_ft.models.encoders import num_features
 from ssl_ft.optim import parameter_groups
 from ssl_ft.seeding import derive_seed
@@ -30,7 +31,16 @@ def alignment(
     """What `coral` or `adversarial` adds to a strategy; `num_steps` is the length of the schedule.
 
     No label of the target is looked at.
+
+    Raises:
+        UserError: a step has fewer than two images of the target.
     """
+    num_images = min(settings.batch_size, len(target.source))
+    if num_images < 2:
+        raise UserError(
+            f"method={settings.method} compares two images of the target a step at least, and has {num_images}: raise "
+            "batch_size, or name more images with target="
+        )
 
     def extend(prepared: Prepared) -> Prepared:
         critic: Critic | None = None

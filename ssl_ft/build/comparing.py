@@ -16,13 +16,13 @@ from pydantic import ValidationError
 from ssl_ft.build.cells import budget_sizes
 from ssl_ft.build.data import open_data, roles_of
 from ssl_ft.build.draft import Draft, Start, with_head
-from ssl_ft.build.grids import GRIDS, candidates
+from ssl_ft.build.grids import GRIDS, candidates, refuse_settled
 from ssl_ft.build.judging import parent_data
 from ssl_ft.build.labels import LabelledImages
 from ssl_ft.build.origins import Origin, find_origin, with_measured_contract
 from ssl_ft.build.strategies import STRATEGIES
 from ssl_ft.build.tasks import check_classes
-from ssl_ft.build.transfer import load_start
+from ssl_ft.build.transfer import check_views, load_start
 from ssl_ft.config import CompareSettings, DataSettings
 from ssl_ft.config.compare import ComparedEncoder
 from ssl_ft.data.source import Source
@@ -184,9 +184,11 @@ def _with_strategies(comparison: Comparison) -> Comparison:
     """
     settings = comparison.settings
     wanted = settings.strategies or tuple(name for name in STRATEGIES if name in GRIDS)
+    refuse_settled(settings.finetune, wanted)
     left_out, parents = [], []
     for encoder, origin in comparison.origins.items():
         start, parent = load_start(origin)
+        check_views(settings.finetune.views, start)
         parents.append(parent)
         for strategy, reason in _undefined(comparison, start, wanted).items():
             if strategy in (*settings.strategies, settings.baseline):

@@ -4,15 +4,18 @@ Every candidate is trained on a part of the budget and judged on the rest by its
 candidates cost time but no test label. A strategy with a solver of its own chooses inside the solver.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from ssl_ft.config import FinetuneSettings
+from ssl_ft.errors import UserError
 
 Candidate = dict[str, Any]
 
-# Setting of finetune -> value. The first candidate is taken where a budget has no label to choose on.
+# Setting of finetune -> value; of optim.rate the share of the one given. The first candidate is taken where a budget
+# has no label to choose on.
 GRIDS: dict[str, tuple[Candidate, ...]] = {
-    "scratch": ({"optim.rate": 3e-3}, {"optim.rate": 1e-3}),
+    "scratch": ({"optim.rate": 1.0}, {"optim.rate": 1 / 3}),
     "probe": ({},),
     "partial": ({"partial.layers": 1}, {"partial.layers": 2}),
     "layer_decay": ({"layer_decay.decay": 0.75}, {"layer_decay.decay": 0.5}),
@@ -31,7 +34,31 @@ GRIDS: dict[str, tuple[Candidate, ...]] = {
 def candidates(settings: FinetuneSettings, strategy: str) -> list[FinetuneSettings]:
     """The settings to choose from for a strategy."""
     own = settings.model_copy(update={"strategy": strategy})
-    return [with_values(own, candidate) for candidate in GRIDS[strategy]]
+    return [with_values(own, _absolute(candidate, settings)) for candidate in GRIDS[strategy]]
+
+
+def _absolute(candidate: Candidate, settings: FinetuneSettings) -> Candidate:
+    if "optim.rate" not in candidate:
+        return candidate
+    return {**candidate, "optim.rate": float(f"{candidate['optim.rate'] * settings.optim.rate:.3g}")}
+
+
+def refuse_settled(settings: FinetuneSettings, strategies: Sequence[str]) -> None:
+    """Refuse settings that are chosen by the grid of a strategy that is compared, and were given all the same.
+
+    Raises:
+        UserError: as said.
+    """
+    for strategy in strategies:
+        for name in {key for candidate in GRIDS.get(strategy, ()) for key in candidate} - {"optim.rate"}:
+            section, _, last = name.rpartition(".")
+            holder = getattr(settings, section) if section else settings
+            if holder is not None and last in holder.model_fields_set:
+                tried = " and ".join(f"{candidate[name]:g}" for candidate in GRIDS[strategy])
+                raise UserError(
+                    f"finetune.{name}: compare tries {tried} for strategy={strategy} and takes the better one, so that "
+                    "all strategies are chosen alike; leave it out"
+                )
 
 
 def with_values(settings: FinetuneSettings, values: Candidate) -> FinetuneSettings:
@@ -46,6 +73,13 @@ def with_values(settings: FinetuneSettings, values: Candidate) -> FinetuneSettin
     return FinetuneSettings.model_validate(tree)
 
 
-def words(candidate: Candidate) -> tuple[str, ...]:
-    """The candidate as `key=value` words."""
-    return tuple(f"{key}={value}" for key, value in candidate.items())
+def words(candidate: Candidate, settings: FinetuneSettings) -> tuple[str, ...]:
+    """What a candidate sets, as `key=value` words, from the settings that `candidates` made of it."""
+
+    def value(name: str) -> Any:
+        found: Any = settings
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found
+
+    return tuple(f"{name}={value(name)}" for name in candidate)

@@ -88,7 +88,8 @@ def train_rounded(model: RoundedModel, work: Work, *, rate_share: float) -> Roun
         build_objective(training, prepared, images, split.train, contract=contract).to(work.device),
         optimizer_for(training.optim, groups, batch_size=batch_size), store, val,
         prepared=prepared, contract=contract, plan=finetune_plan(training, num_train=len(split.train)),
-        batch_size=batch_size, patience=training.patience, device=work.device, seed=training.seed,
+        batch_size=batch_size, patience=training.patience, patient_until=training.min_steps, device=work.device,
+        seed=training.seed,
         should_stop=work.should_stop, on_row=work.on_row, judge=JUDGES[task], score_name=SCORE_NAMES[task],
         order=build_label_order(training, images, split.train),
     )  # fmt: skip

@@ -26,6 +26,7 @@ from ssl_ft.evaluate.features import compute_outputs
 from ssl_ft.handover import Labelled
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import RunFolder
+from ssl_ft.seeding import derive_seed
 from ssl_ft.transfer.finetune import score
 from ssl_ft.transfer.pseudo_labels import PseudoLabels, choose_pseudo_labels
 from ssl_ft.transfer.selftrain import Round, SelfTrained, self_train
@@ -135,7 +136,7 @@ def train_rounds(
 
     def train(number: int, chosen: PseudoLabels) -> Trained:
         joined, new_split = join_pseudo_labels(images, split, pool, chosen)
-        seeded = strong.model_copy(update={"seed": settings.seed + number})
+        seeded = strong.model_copy(update={"seed": derive_seed(settings.seed, "student", number) >> 33})
         steps = finetune_plan(seeded, num_train=len(new_split.train)).num_steps
         return train_one(seeded, start, joined, new_split, num_steps=steps)
 

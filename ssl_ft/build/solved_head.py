@@ -33,7 +33,7 @@ def solve_head(settings: FinetuneSettings, draft: Draft, indices: Indices) -> No
         num_classes=head_of(draft.model).out_features,
         mean=known.mean,
         scale=known.scale,
-        seed=settings.seed + settings.draw,
+        seed=derive_seed(settings.seed, "folds", settings.draw) >> 33,
     )
     bake_probe(head_of(draft.model), probe)
 

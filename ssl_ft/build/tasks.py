@@ -12,6 +12,7 @@ from ssl_ft.artifact import InputContract
 from ssl_ft.build.labels import Indices, LabelledImages
 from ssl_ft.build.parts import label_views
 from ssl_ft.config import DataSettings, FinetuneSettings
+from ssl_ft.config.strategies import KEEP_THE_ENCODER
 from ssl_ft.data.balanced import BalancedOrder, class_groups, label_groups
 from ssl_ft.data.permutation import Order, permute
 from ssl_ft.errors import UserError
@@ -31,6 +32,9 @@ from ssl_ft.transfer.strategy import Prepared
 JUDGES: dict[str, Judge] = {"classes": judge_classes, "multi_label": judge_labels, "regression": judge_numbers}
 # What the judges' scores are called in logs and results.
 SCORE_NAMES = {"classes": "accuracy", "multi_label": "mean_average_precision", "regression": "mean_r2"}
+
+# What says how steps are taken.
+_OF_STEPS = {"epochs", "min_steps", "patience", "batch_size", "optim", "views", "precision"}
 
 
 def check_task(settings: FinetuneSettings, data: DataSettings) -> None:
@@ -59,8 +63,26 @@ def check_task(settings: FinetuneSettings, data: DataSettings) -> None:
         problems.append(f"probe.head=exact solves for classes alone; for data.task={data.task} use probe.head=trained")
     elif is_solved:
         problems += [f"{key} concerns training in steps; probe.head=exact is solved for" for key in _on(in_steps)]
+    default = FinetuneSettings.model_fields["encoder_rate_share"].default
+    if settings.encoder_rate_share != default and settings.strategy in KEEP_THE_ENCODER:
+        other = {"adapter": "adapter.rate_share", "probe": "optim.rate"}.get(settings.strategy, "low_rank.rate_share")
+        problems.append(
+            f"encoder_rate_share: the encoder's own layers do not move in strategy={settings.strategy}; set {other}"
+        )
+    has_share = settings.probe is not None and "share" in settings.probe.model_fields_set
+    if has_share and (is_exact or settings.strategy != "probe_then_finetune"):
+        problems.append("probe.share is of strategy=probe_then_finetune with probe.head=trained; leave it out")
     if problems:
         raise UserError("\n  ".join(["these settings do not go together:", *problems]))
+
+
+def unread_by_solver(settings: FinetuneSettings) -> str:
+    """A sentence on settings of training in steps that were given to a head that is solved for; empty without any."""
+    is_solved = settings.strategy == "probe" and (settings.probe is None or settings.probe.head == "exact")
+    given = sorted(settings.model_fields_set & _OF_STEPS) if is_solved else []
+    if not given:
+        return ""
+    return f"{', '.join(given)}: of training in steps, and this head is solved for; probe.head=trained takes steps"
 
 
 def check_classes(data: DataSettings, *, stage: str) -> None:

@@ -26,9 +26,11 @@ from ssl_ft.build.tasks import (
 )
 from ssl_ft.compress.distilled import Distilled
 from ssl_ft.config import FinetuneSettings
+from ssl_ft.config.parts import ViewSettings
 from ssl_ft.data.store import Damage
 from ssl_ft.errors import UserError
 from ssl_ft.loop import LoopPlan
+from ssl_ft.models.fit import check_input
 from ssl_ft.peak import PeakMemory
 from ssl_ft.result import Parent
 from ssl_ft.schedules import scaled_rate
@@ -141,6 +143,7 @@ def train_classifier(
     if not len(split.train):
         raise UserError("the label budget leaves nothing to train on")
     contract = start.contract
+    check_views(settings.views, start)
     scale, task = scale_of(images, split.train), images.source.task
     judge = JUDGES[task] if num_outputs is None else judge_first(num_outputs, JUDGES[task])
     val = read_val(images, split.val, contract=contract, scale=scale)
@@ -165,12 +168,13 @@ def train_classifier(
             objective.to(device),
             optimizer_for(settings.optim, prepared.groups, batch_size=batch_size), store, val,
             prepared=prepared, contract=contract, plan=plan, stop_at=stop_at, batch_size=batch_size,
-            patience=settings.patience, device=device, seed=settings.seed, should_stop=should_stop, on_row=on_row,
-            judge=judge, score_name=SCORE_NAMES[task],
+            patience=settings.patience, patient_until=settings.min_steps, device=device, seed=settings.seed,
+            should_stop=should_stop, on_row=on_row, judge=judge, score_name=SCORE_NAMES[task],
             order=build_label_order(settings, images, split.train),
         )  # fmt: skip
         plan_steps, damages = plan.num_steps, store.damages
-    elif len(val.labels):
+    seconds = time.monotonic() - began  # what follows tells how good it is
+    if not prepared.groups and len(val.labels):
         # What is kept was fitted on val too; how good it is, val can tell of the same fit without it alone.
         without = _prepare(settings, start, images, replace(split, val=split.val[:0]), device=device)
         fitted = Fitted(0, *score(without.merge(), val, contract, device=device, judge=judge))
@@ -186,11 +190,21 @@ def train_classifier(
         len(split.train),
         len(val.labels),
         num_trained,
-        round(time.monotonic() - began, 3),
+        round(seconds, 3),
         peak.mb(),
         tuple(damages),
         SCORE_NAMES[task],
     )
+
+
+def check_views(views: ViewSettings, start: Start) -> None:
+    """Refuse views of a size that the encoder does not take.
+
+    Raises:
+        UserError: as said.
+    """
+    if views.size is not None and views.size != start.contract.size:
+        check_input(start.encoder, replace(start.spec, size=views.size), setting="encoder", size_setting="views.size")
 
 
 def _prepare(

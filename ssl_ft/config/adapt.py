@@ -10,6 +10,11 @@ from ssl_ft.config.parts import DataSettings
 from ssl_ft.config.transfer import FinetuneSettings
 from ssl_ft.schedules import parse_duration
 
+# Which method reads which setting.
+_OF_METHOD = {
+    "statistics_images": "batch_norm", "coral_weight": "coral", "critic_weight": "adversarial", "continued": "continue",
+}  # fmt: skip
+
 
 class AdaptSettings(FinetuneSettings):
     target: Annotated[DataSettings, short("path")] | None = Field(
@@ -38,6 +43,17 @@ class AdaptSettings(FinetuneSettings):
             raise ValueError(
                 f"strategy={self.strategy} {why}, to which method={self.method} cannot be added; use strategy=full"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _method_reads(self) -> Self:
+        problems = [
+            f"{key} is of method={method}, and method={self.method} is set; leave it out"
+            for key, method in _OF_METHOD.items()
+            if getattr(self, key) != type(self).model_fields[key].default and self.method != method
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     @model_validator(mode="after")

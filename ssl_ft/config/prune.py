@@ -57,7 +57,9 @@ class PruneSettings(Settings):
         if len(targets) > 1:
             problems.append(f"{' and '.join(targets)}: each decides how much goes; give one of them")
         if self.kind == "units":
-            given = [f"prune.{key}" for key in ("stream", "heads") if key in self.model_fields_set]
+            given = [
+                f"prune.{key}" for key, value in (("stream", None), ("heads", "dims")) if getattr(self, key) != value
+            ]
             if given:
                 problems.append(
                     f"{' and '.join(given)}: of prune.kind=channels, and prune.kind=units is set; leave it out"

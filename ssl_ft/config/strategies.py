@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ssl_ft.config.base import Count, Decay, Positive, Settings, Share
 
-NonNegative = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 # Which strategies read which section.
 READERS: dict[str, tuple[str, ...]] = {
@@ -20,7 +20,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "low_rank": ("lora", "dora", "qlora"),
 }
 # Strategies in which the encoder's own layers are all frozen.
-_KEEP_THE_ENCODER = ("probe", "adapter", "lora", "dora", "qlora")
+KEEP_THE_ENCODER = ("probe", "adapter", "lora", "dora", "qlora")
 
 
 class HeadSettings(Settings):
@@ -87,13 +87,13 @@ def misfits(strategy: str, given: set[str], *, batch_norm: str | None, optimizer
         for section in READERS
         if section in given and strategy not in READERS[section]
     ]
-    if batch_norm is not None and strategy in _KEEP_THE_ENCODER:
+    if batch_norm is not None and strategy in KEEP_THE_ENCODER:
         problems.append(f"batch_norm: no batch norm moves in strategy={strategy}; leave it out")
     if batch_norm == "source" and strategy == "scratch":
         problems.append("batch_norm=source: strategy=scratch has no source to take statistics from; leave it out")
     if optimizer == "lars" and strategy == "l2sp":
         problems.append(
-            "optim=lars with strategy=l2sp: LARS sets the rate of what decays alone, and here the encoder does not; "
-            "use adamw, sgd or muon"
+            "optim=lars with strategy=l2sp: LARS gives each layer a rate of its own, which the pull to the source does "
+            "not follow; use adamw, sgd or muon"
         )
     return problems

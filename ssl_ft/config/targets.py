@@ -1,8 +1,8 @@
 """Settings of training on labels whatever their task: imbalance, mixing, numbers."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ssl_ft.config.base import Decay, Positive, Settings
 
@@ -17,6 +17,13 @@ class ImbalanceSettings(Settings):
         description="balanced: images of each class (label) come equally often, repeats in other views",
     )
 
+    @model_validator(mode="after")
+    def _beta_is_read(self) -> Self:
+        # Settings that were written down name every value: what is no other than the default was not asked for.
+        if self.beta != type(self).model_fields["beta"].default and self.weights != "effective":
+            raise ValueError(f"beta is of weights=effective, and weights={self.weights} is set; leave it out")
+        return self
+
 
 class MixSettings(Settings):
     mixup: Annotated[float, Field(ge=0, le=1000)] = Field(
@@ -30,3 +37,9 @@ class MixSettings(Settings):
 class RegressionSettings(Settings):
     loss: Literal["huber", "mse"] = Field("huber", description="on targets standardised by those trained on")
     delta: Positive = Field(1.0, description="of huber: error in standard deviations where square turns into line")
+
+    @model_validator(mode="after")
+    def _delta_is_read(self) -> Self:
+        if self.delta != type(self).model_fields["delta"].default and self.loss != "huber":
+            raise ValueError(f"delta is of loss=huber, and loss={self.loss} is set; leave it out")
+        return self

@@ -30,7 +30,8 @@ def soft_cross_entropy(
     smoothed = shares_BK * (1 - label_smoothing) + label_smoothing / shares_BK.shape[1]
     losses = -(smoothed * logits_BK.log_softmax(1)).sum(1)
     if class_weights_K is not None:
-        losses = losses * (shares_BK @ class_weights_K.to(shares_BK))
+        # Not as a product of matrices, which autocast would round.
+        losses = losses * (shares_BK * class_weights_K.to(shares_BK)).sum(1)
     return losses.mean()
 
 

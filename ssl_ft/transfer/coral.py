@@ -19,5 +19,6 @@ def coral(source_ND: Tensor, target_MD: Tensor) -> Tensor:
 
 def _covariance(features_ND: Tensor) -> Tensor:
     wide = features_ND if features_ND.dtype == torch.float64 else features_ND.float()
-    centred = wide - wide.mean(0)
-    return centred.T @ centred / (len(wide) - 1)
+    with torch.autocast(wide.device.type, enabled=False):  # it would round the product to 8 bits of mantissa
+        centred = wide - wide.mean(0)
+        return centred.T @ centred / (len(wide) - 1)

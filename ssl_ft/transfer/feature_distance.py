@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ssl_ft.transfer.aligned import kept_statistics
 from ssl_ft.transfer.strategy import head_of
 
 
@@ -53,7 +54,8 @@ class DistancePenalty:
         terms = {"feature_distance": self._distance(views_BCVV)}
         if self.more is not None:
             others = self.more()
-            self.model(others)
+            with kept_statistics(self.model):  # batch norms are to remember the labelled images alone
+                self.model(others)
             terms["unlabelled_distance"] = self._distance(others)
         return terms
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ssl_ft.artifact import InputContract
@@ -18,13 +19,14 @@ from ssl_ft.compress.distilled import Distilled
 from ssl_ft.data.batches import batches
 from ssl_ft.data.permutation import Order, permute
 from ssl_ft.data.store import ImageStore
+from ssl_ft.errors import UserError
 from ssl_ft.evaluate.features import compute_outputs
 from ssl_ft.evaluate.target_metrics import mean_average_precision, mean_r2
 from ssl_ft.loop import LoopCalls, LoopPlan, run_steps
 from ssl_ft.objectives.supervised import Supervised
 from ssl_ft.objectives.target_losses import masked_binary_cross_entropy, masked_squared_error
 from ssl_ft.objectives.targeted import Targeted
-from ssl_ft.transfer.strategy import Prepared, begin_step, restore, set_modes, snapshot
+from ssl_ft.transfer.strategy import Prepared, begin_step, first_step, restore, set_modes, snapshot
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,7 @@ def finetune(
     stop_at: int | None = None,
     batch_size: int,
     patience: int,
+    patient_until: int = 0,
     device: torch.device,
     seed: int,
     should_stop: Callable[[], bool],
@@ -107,7 +110,8 @@ def finetune(
     """Train the objective's model and leave in it the weights that were best on val.
 
     Better means a higher score, such as accuracy, then a lower loss. Without val labels the last weights are kept and
-    nothing stops early.
+    nothing stops early. Nothing stops either before the rate has risen and all that is to move moves: until then val
+    says little of where training leads.
 
     Args:
         objective: model, labels and augmentation.
@@ -120,6 +124,7 @@ def finetune(
         stop_at: steps of the plan to do; None does all.
         batch_size: images a step.
         patience: evaluations without a better score before training stops.
+        patient_until: steps before which it does not stop, whatever val says.
         device: where to compute.
         seed: order of the images and dropout.
         should_stop: whether the person wants to stop.
@@ -127,11 +132,16 @@ def finetune(
         judge: what val is scored by.
         score_name: what that score is called in the log.
         order: in which the images come.
+
+    Raises:
+        UserError: a step has one image, and a batch norm is trained.
     """
     best_score: tuple[float, float] | None = None
     best: list[Tensor] = []
     num_steps = plan.num_steps if stop_at is None else min(stop_at, plan.num_steps)
     best_step, num_worse = num_steps, 0
+    begins = [first_step(phase, num_steps=plan.num_steps) for phase in prepared.phases]
+    settled = max([patient_until, plan.warmup_steps, *begins])
 
     def evaluate(step: int) -> bool:
         nonlocal best_score, best, best_step, num_worse
@@ -143,7 +153,7 @@ def finetune(
         if best_score is None or (accuracy, -loss) > best_score:
             best_score, best_step, num_worse = (accuracy, -loss), step, 0
             best = snapshot(prepared)
-        else:
+        elif step > settled:
             num_worse += 1
         return num_worse >= patience
 
@@ -151,6 +161,11 @@ def finetune(
     if after_step is not None:
         optimizer.register_step_post_hook(lambda own, args, kwargs: after_step(own))
     set_modes(prepared)
+    if batch_size < 2 and any(isinstance(m, _BatchNorm) and m.training for m in objective.encoder.modules()):
+        raise UserError(
+            "batch_size=1: batch norms that are trained take mean and spread over a step's images, and one image has "
+            "none; take 2 images a step or more (more labels where the budget has one), or batch_norm=source"
+        )
     run_steps(
         objective,
         optimizer,

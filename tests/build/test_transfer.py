@@ -121,3 +121,10 @@ def test_settings_that_do_not_fit_the_strategy_are_refused(tree, message):
 def test_settings_written_down_can_be_read_again():
     settings = settings_of("l2sp", l2sp={"weight": 3.0})
     assert FinetuneSettings.model_validate({**settings.model_dump(mode="json"), "optim": {}}).l2sp == settings.l2sp
+
+
+def test_views_of_a_size_the_encoder_does_not_take_are_refused(tmp_path):
+    start, images = start_of("vit"), images_of(tmp_path)
+    settings = settings_of("full", views={"recipe": "gentle", "size": 24})
+    with pytest.raises(UserError, match=r"views.size=24"):
+        train(settings, start, images, split_of(15, 6))

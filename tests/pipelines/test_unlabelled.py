@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ssl_ft.artifact import read_card
+from ssl_ft.errors import UserError
 from ssl_ft.result import LabelsUsed, Result
 from tests.pipelines.conftest import write_photos
 
@@ -146,7 +147,7 @@ class TestAdapt:
         manifest = runs / "pretrain" / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"eval_images": 16', '"eval_images": 48'))
         words = ["adapt", f"encoder={runs / 'pretrain'}", f"target={target}", f"method={method}", *TRAINING]
-        done = command([*words, "continued=2 steps", "out=s"])
+        done = command([*words, *(["continued=2 steps"] if method == "continue" else []), "out=s"])
         assert done.code == 0, done.err
         assert done.out == "s\n"
         result = result_of(Path("s"))
@@ -165,6 +166,17 @@ class TestAdapt:
             assert [parent.sha256 for parent in continued.parents] == [read_card(runs / "pretrain" / "encoder")[1]]
             assert "objective=simclr, batch_size=8, optim.rate=" in done.err
         assert "chosen on val images of the source" in done.err
+
+    def test_a_mistake_after_pretraining_went_on_leaves_what_it_learnt(self, runs, command, tmp_path, monkeypatch):
+        def fails(*words: object, **named: object) -> None:
+            raise UserError("its loss stopped being finite")
+
+        monkeypatch.setattr("pipelines.adapt.train_pair", fails)
+        target = write_array(tmp_path / "target.npz", count=60)
+        words = ["adapt", f"encoder={runs / 'pretrain'}", f"target={target}", "method=continue", "continued=2 steps"]
+        done = command([*words, *TRAINING, "out=s"])
+        assert done.code == 2
+        assert Path("s/continued/encoder/model.safetensors").is_file()
 
     def test_plan_says_what_pretraining_goes_on_with(self, tiny_runs, command, tmp_path):
         target = write_array(tmp_path / "target.npz")
@@ -210,7 +222,8 @@ class TestAdapt:
             (["target=foreign.npz"], "its test images are also of class 'c', which"),
             (["target=bare.npy"], "has no labels"),
             (["target=foreign.npz", "method=coral", "strategy=probe"], "strategy=probe solves for a head in one go"),
-            (["target=foreign.npz", "continued=soon"], "continued"),
+            (["target=foreign.npz", "method=continue", "continued=soon"], "continued"),
+            (["target=foreign.npz", "continued=2 steps"], "continued is of method=continue, and method=batch_norm"),
             (["target=few.npz", "method=continue"], "batch_size=8 is larger than the target: few.npz has 6 images"),
             (["target=foreign.npz", "target.task=regression", "target.targets=age"], "adapt judges classes alone"),
             (["target=foreign.npz", "tta=flip"], "tta: test is predicted from one view of each image here"),

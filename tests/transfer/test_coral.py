@@ -37,3 +37,11 @@ def test_limits():
     assert coral(rows, rows + 3.0).item() == pytest.approx(0, abs=1e-20)  # means play no part
     alone = torch.tensor([[1.0], [3.0]], dtype=torch.float64)  # a variance of 2 against none
     assert coral(alone, torch.zeros(5, 1, dtype=torch.float64)).item() == pytest.approx(4 / 4)
+
+
+def test_a_product_of_matrices_is_not_rounded_in_mixed_precision():
+    generator = torch.Generator().manual_seed(3)
+    pair = [torch.randn(32, 16, generator=generator) + 5 for _ in range(2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = coral(*pair)
+    assert torch.equal(mixed, coral(*pair))

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from ssl_ft.artifact import InputContract
 from ssl_ft.data.batches import ViewMaker
 from ssl_ft.data.views import ViewRecipe
+from ssl_ft.errors import UserError
 from ssl_ft.loop import LoopPlan
 from ssl_ft.objectives.supervised import Supervised
 from ssl_ft.optim import build_optimizer, parameter_groups
 from ssl_ft.transfer.finetune import Fitted, ValSet, finetune, score
-from ssl_ft.transfer.strategy import Prepared
+from ssl_ft.transfer.strategy import Phase, Prepared
 from tests.pools import store_of
 
 SIDE = 8
@@ -60,6 +61,8 @@ def fit(
     steps: int = 60,
     patience: int = 100,
     every: int = 5,
+    patient_until: int = 0,
+    begins: float | None = None,
     **at: int,
 ) -> tuple[Fitted, Supervised, list[tuple[int, dict[str, float]]]]:
     views = ViewMaker(RECIPE, CONTRACT.mean, CONTRACT.std, seed=0)
@@ -69,11 +72,12 @@ def fit(
     plan = LoopPlan(steps, 5, 0.02, log_every=10, eval_every=every, save_every=steps)
     rows: list[tuple[int, dict[str, float]]] = []
     calls: Iterator[int] = iter(range(1, 10**9))
-    prepared = Prepared(objective.encoder, groups, merge=lambda: objective.encoder)
+    phases = () if begins is None else (Phase(begins, tuple(objective.encoder.conv.parameters())),)
+    prepared = Prepared(objective.encoder, groups, merge=lambda: objective.encoder, phases=phases)
     fitted = finetune(
         objective, adam, store_of(train[0]), val, prepared=prepared,
-        contract=CONTRACT, plan=plan, batch_size=12, patience=patience,
-        device=CPU, seed=0, should_stop=lambda: next(calls) >= at.get("stop", 10**9),
+        contract=CONTRACT, plan=plan, batch_size=at.get("batch_size", 12), patience=patience,
+        patient_until=patient_until, device=CPU, seed=0, should_stop=lambda: next(calls) >= at.get("stop", 10**9),
         on_row=lambda step, row: rows.append((step, row)),
     )  # fmt: skip
     return fitted, objective, rows
@@ -138,6 +142,23 @@ def test_it_stops_after_so_many_evaluations_without_a_better_one(monkeypatch):
     assert fitted.step == 10
     assert max(step for step, _ in rows) == 20
     assert_holds(objective.encoder, seen[1])
+
+
+@pytest.mark.parametrize(
+    ("settled", "stops"),
+    [({}, 15), ({"patient_until": 20}, 30), ({"begins": 0.5}, 35), ({"begins": 0.2, "patient_until": 30}, 40)],
+)
+def test_it_does_not_stop_before_the_rate_has_risen_and_all_moves(monkeypatch, settled, stops):
+    """The first look was lucky: at step 5, where warm-up ends."""
+    scripted(monkeypatch, [(0.9, 1.0)] + [(0.5, 1.0)] * 9)
+    fitted, _, rows = fit(labelled(36, seed=0), val_of(*labelled(6, seed=1)), steps=50, patience=2, **settled)
+    assert max(step for step, _ in rows) == stops
+    assert fitted.step == 5
+
+
+def test_one_image_has_no_spread(tmp_path):
+    with pytest.raises(UserError, match=r"batch_size=1: batch norms that are trained"):
+        fit(labelled(3, seed=0), NO_VAL, steps=2, batch_size=1)
 
 
 def test_a_better_score_starts_the_count_anew(monkeypatch):

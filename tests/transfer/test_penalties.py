@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
 from ssl_ft.evaluate.probe import fit_linear
 from ssl_ft.transfer.exact_head import bake_probe, feature_statistics
-from ssl_ft.transfer.feature_distance import feature_distance
+from ssl_ft.transfer.feature_distance import DistancePenalty, feature_distance
 from ssl_ft.transfer.l2sp import l2sp, pull
 from tests.references.losses import feature_distance_by_loops, l2sp_by_loops
 
@@ -83,3 +84,14 @@ def test_the_solved_head_gives_the_probes_probabilities_for_classes_with_labels_
     np.testing.assert_allclose(logits.softmax(1).detach().numpy(), probe.predict_proba(features), atol=1e-5)
     assert torch.isfinite(logits).all()
     assert (logits.softmax(1)[:, [1, 3]] == 0).all()
+
+
+def test_unlabelled_images_leave_no_trace_in_batch_norms():
+    model = timm.create_model("test_resnet", num_classes=3).train()
+    source = timm.create_model("test_resnet", num_classes=0).eval()
+    views = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    penalty = DistancePenalty(model, source, weight=1.0, more=lambda: views + 10)
+    model(views)
+    before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
+    assert penalty(views)["unlabelled_distance"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers() if name in before)
