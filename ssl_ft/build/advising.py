@@ -24,7 +24,7 @@ from ssl_ft.errors import UserError
 from ssl_ft.evaluate.advice import Advice, Score, Scores, Situation, advise, mean_regret, regret_samples
 from ssl_ft.evaluate.advice import score as score_one
 from ssl_ft.evaluate.cells import Budget, all_keys, read_cell
-from ssl_ft.evaluate.comparison import LEVEL, Resampled, find_difference
+from ssl_ft.evaluate.comparison import Resampled, find_difference, has_few_draws, is_shown
 from ssl_ft.evaluate.metrics import Floats
 from ssl_ft.evaluate.shift import measure, prepare
 from ssl_ft.evaluate.summary import Question, Summary, model_name, resample_cells
@@ -126,7 +126,8 @@ def score_runs(runs: Sequence[str]) -> Scores:
                 one, samples = _score(
                     summary, resampled, names, advised=given.strategy, encoder=facts.name, budget=budget
                 )
-                scores.append(replace(one, is_by_rule=given.is_by_rule))
+                few = has_few_draws(budget, num_draws=summary.num_draws)
+                scores.append(replace(one, is_by_rule=given.is_by_rule, has_few_draws=few))
                 pieces.append(samples)
                 for strategy in names:
                     other, samples = _score(
@@ -155,7 +156,10 @@ def _score(
     lead = find_difference(summary.differences, best, model, budget=budget)
     # Beside several encoders, the best of this one may not have been compared with it: then its interval tells.
     samples = regret_samples(resampled, advised=model, best=best, budget=budget)
-    shown = float(np.quantile(samples, 0.025)) > 0 if lead is None else lead.p_holm < LEVEL and lead.value > 0
+    if lead is None:
+        shown = float(np.quantile(samples, 0.025)) > 0 and not has_few_draws(budget, num_draws=summary.num_draws)
+    else:
+        shown = is_shown(lead, num_draws=summary.num_draws) and lead.value > 0
     is_as_good = model == best or not shown
     one = score_one(
         resampled, data=summary.data, encoder=encoder, budget=budget, advised=model, best=best, is_as_good=is_as_good

@@ -87,6 +87,7 @@ class Score:
         regret: accuracy of the best less that of the advised, with its interval; 0 where they are the same.
         is_as_good: whether it is the best, or not shown to be worse.
         is_by_rule: whether the rule names it; else it is merely the first of what was compared.
+        has_few_draws: whether the comparison had too few draws to show anything.
     """
 
     data: str
@@ -97,6 +98,7 @@ class Score:
     regret: Estimate
     is_as_good: bool
     is_by_rule: bool = True
+    has_few_draws: bool = False
 
 
 @dataclass(frozen=True)

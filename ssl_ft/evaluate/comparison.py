@@ -84,7 +84,7 @@ class Verdict:
         best: the model of the highest accuracy.
         share_best: share of resamples in which it is the best.
         share_within: share of resamples in which it is within the tolerance of the best.
-        as_good: models not shown to be worse than it (Holm's p >= 0.05), the better first.
+        as_good: models not shown to be worse than it (`is_shown`), the better first.
     """
 
     budget: Budget
@@ -96,6 +96,8 @@ class Verdict:
 
 # A p-value below this after correction counts as shown.
 LEVEL = 0.05
+# Draws below which nothing does: the resamples of so few vary too little, so intervals are narrow and p-values small.
+FEWEST_DRAWS = 5
 
 
 def resample(
@@ -185,6 +187,16 @@ def find_difference(found: Sequence[Difference], model: str, other: str, *, budg
     return None
 
 
+def has_few_draws(budget: Budget, *, num_draws: int) -> bool:
+    """Whether a budget had too few draws to show anything; of all labels there is one draw and no luck in it."""
+    return budget != "all" and num_draws < FEWEST_DRAWS
+
+
+def is_shown(difference: Difference, *, num_draws: int) -> bool:
+    """Whether a difference counts as real: its corrected p-value is small, and comes from enough draws."""
+    return difference.p_holm < LEVEL and not has_few_draws(difference.budget, num_draws=num_draws)
+
+
 def _difference(resampled: Resampled, one: int, other: int, budget: int) -> Difference:
     value = float(resampled.values[one, budget] - resampled.values[other, budget])
     samples = resampled.samples[one, budget] - resampled.samples[other, budget]
@@ -205,13 +217,14 @@ def best_shares(resampled: Resampled, *, tolerance: float) -> tuple[Floats, Floa
     return (is_best / is_best.sum(axis=0)).mean(axis=2), is_within.mean(axis=2)
 
 
-def verdicts(resampled: Resampled, found: Sequence[Difference], *, tolerance: float) -> list[Verdict]:
+def verdicts(resampled: Resampled, found: Sequence[Difference], *, tolerance: float, num_draws: int) -> list[Verdict]:
     """The model to take at each budget, and how sure that is.
 
     Args:
         resampled: the accuracies.
         found: what `differences` gave for them.
         tolerance: accuracy that does not matter, such as 0.01.
+        num_draws: of each budget but "all".
     """
     best_share, within_share = best_shares(resampled, tolerance=tolerance)
     given = []
@@ -221,7 +234,9 @@ def verdicts(resampled: Resampled, found: Sequence[Difference], *, tolerance: fl
         name = resampled.models[best]
         order = [resampled.models[m] for m in np.argsort(-values, kind="stable") if m != best]
         leads = {other: find_difference(found, name, other, budget=budget) for other in order}
-        as_good = tuple(other for other, lead in leads.items() if lead is None or lead.p_holm >= LEVEL)
+        as_good = tuple(
+            other for other, lead in leads.items() if lead is None or not is_shown(lead, num_draws=num_draws)
+        )
         shares = float(best_share[best, number]), float(within_share[best, number])
         given.append(Verdict(budget, name, *shares, as_good))
     return given

@@ -186,12 +186,13 @@ def summarise(question: Question, cells: Sequence[tuple[CellKey, Cell]]) -> Summ
     baselines = [held_against[model] for model in resampled.models]
     found = differences(resampled, baselines=baselines)
     shares = best_shares(resampled, tolerance=question.tolerance)
+    num_draws = max(len(group.cells) for group in groups) // question.num_seeds
     reached = reaches(resampled, baselines=baselines)
     return Summary(
         data=question.data,
         baseline=question.baseline,
         tolerance=question.tolerance,
-        num_draws=max(len(group.cells) for group in groups) // question.num_seeds,
+        num_draws=num_draws,
         num_seeds=question.num_seeds,
         num_classes=question.num_classes,
         num_test=len(question.labels),
@@ -199,7 +200,7 @@ def summarise(question: Question, cells: Sequence[tuple[CellKey, Cell]]) -> Summ
         encoders=question.encoders,
         rows=tuple(_row(group, question, resampled, shares) for group in groups),
         differences=tuple(found),
-        verdicts=tuple(verdicts(resampled, found, tolerance=question.tolerance)),
+        verdicts=tuple(verdicts(resampled, found, tolerance=question.tolerance, num_draws=num_draws)),
         reaches=tuple(reached),
         break_evens=tuple(break_evens(resampled, baselines=baselines)),
         left_out=question.left_out,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ssl_ft.evaluate.advice import Advice, Score, Scores
 from ssl_ft.evaluate.cells import Budget
+from ssl_ft.evaluate.comparison import FEWEST_DRAWS
 from ssl_ft.evaluate.metrics import Estimate
 from ssl_ft.report import formats
 from ssl_ft.report.comparison_words import plain_budget
@@ -39,6 +40,12 @@ def score_sentences(scores: Scores) -> list[str]:
         f"best of each, which is only known afterwards; it was the best, or not shown to be worse, in "
         f"{100 * scores.as_good:.0f}{formats.NBSP}%."
     )
+    few = sum(each.has_few_draws for each in scores.scores)
+    if few:
+        lines.append(
+            f"{formats.counted(few, 'choice')} of these were compared on fewer than {FEWEST_DRAWS} draws of labels, "
+            f"where nothing is shown to be worse: compare with draws={FEWEST_DRAWS} or more."
+        )
     if scores.others:
         others = [f"{name} {_points(regret)}" for name, regret in scores.others]
         lines.append(f"Always taking one strategy would have lost: {', '.join(others)}.")

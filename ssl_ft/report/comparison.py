@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from ssl_ft.evaluate.cells import Budget
-from ssl_ft.evaluate.comparison import find_difference
+from ssl_ft.evaluate.comparison import find_difference, has_few_draws
 from ssl_ft.evaluate.summary import Row, Summary
 from ssl_ft.report import figures, formats
 from ssl_ft.report.comparison_words import (
@@ -21,6 +21,7 @@ from ssl_ft.report.comparison_words import (
     break_even_sentence,
     computing_text,
     difference_text,
+    few_draws_text,
     gain_of,
     p_text,
     per_class,
@@ -76,11 +77,13 @@ def _about(summary: Summary) -> str:
     seeds = f" with {summary.num_seeds} seeds each" if summary.num_seeds > 1 else ""
     comparisons = len(summary.differences)
     over = "draws and test images" if summary.num_draws > 1 else "test images; what another draw would give is unknown"
+    few = any(has_few_draws(budget, num_draws=summary.num_draws) for budget in _budgets(summary))
     return (
         f"{formats.counted(summary.num_test, 'test image')} of {summary.num_classes} classes, "
         f"{formats.counted(summary.num_draws, 'draw')} of the labels{seeds}. Intervals are 95{formats.NBSP}% over "
         f"{over}. P-values come from {summary.num_resamples:,} paired bootstrap resamples, so none is "
         f"below {2 / (summary.num_resamples + 1):.1g}, and are corrected for {comparisons} comparisons (Holm)."
+        + (f" {few_draws_text(summary.num_draws)}." if few else "")
     )
 
 
@@ -219,7 +222,7 @@ def _against_best(summary: Summary) -> Table:
             lead = find_difference(summary.differences, verdict.best, other, budget=verdict.budget)
             if lead is not None:
                 words = formats.budget_words(plain_budget(verdict.budget))
-                rows.append((words, verdict.best, other, difference_text(lead)))
+                rows.append((words, verdict.best, other, difference_text(lead, num_draws=summary.num_draws)))
     return Table(("Budget", "Best", "Other", "Lead of the best"), tuple(rows))
 
 

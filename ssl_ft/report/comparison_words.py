@@ -1,7 +1,7 @@
 """Sentences about a comparison: which strategy to take at each budget, how sure that is, what pretraining saves."""
 
 from ssl_ft.evaluate.cells import Budget
-from ssl_ft.evaluate.comparison import LEVEL, Difference, Verdict, find_difference
+from ssl_ft.evaluate.comparison import FEWEST_DRAWS, Difference, Verdict, find_difference, has_few_draws, is_shown
 from ssl_ft.evaluate.efficiency import Bound, BreakEven, Reach
 from ssl_ft.evaluate.metrics import Estimate
 from ssl_ft.evaluate.summary import Cost, Summary
@@ -35,7 +35,7 @@ def finding(summary: Summary) -> str:
     if gain is None:
         return f"{lead} With {words} none is better than {typical.best}."
     score = accuracy_of(summary, typical.best, typical.budget)
-    shown = "" if gain.p_holm < LEVEL else ", which is not shown to be real"
+    shown = "" if is_shown(gain, num_draws=summary.num_draws) else ", which is not shown to be real"
     reached = f"{typical.best} reaches {formats.percent(score.value)}"
     return f"{lead} With {words} {reached}, {points_text(gain)} over {gain.other}{shown}."
 
@@ -54,14 +54,15 @@ def _verdict(summary: Summary, verdict: Verdict) -> str:
         f"{formats.percent(score.value)} ({bounds}), the best in {_share(verdict.share_best)} of resamples and within "
         f"{tolerance} {unit} of the best in {_share(verdict.share_within)}"
     ]
-    sentences.append(
-        f"Not shown to be worse: {listed(list(verdict.as_good))}"
-        if verdict.as_good
-        else "Every other is shown to be worse"
-    )
+    if has_few_draws(verdict.budget, num_draws=summary.num_draws):
+        sentences.append(few_draws_text(summary.num_draws))
+    elif verdict.as_good:
+        sentences.append(f"Not shown to be worse: {listed(list(verdict.as_good))}")
+    else:
+        sentences.append("Every other is shown to be worse")
     gain = gain_of(summary, verdict.best, verdict.budget)
     if gain is not None:
-        sentences.append(f"Over {gain.other} that is {difference_text(gain)}")
+        sentences.append(f"Over {gain.other} that is {difference_text(gain, num_draws=summary.num_draws)}")
     reach = next((r for r in summary.reaches if (r.model, r.budget) == (verdict.best, verdict.budget)), None)
     if reach is not None and len(summary.verdicts) > 1:
         sentences.append(_reach_sentence(reach, summary.num_classes))
@@ -74,9 +75,17 @@ def gain_of(summary: Summary, model: str, budget: Budget) -> Difference | None:
     return None if own is None else find_difference(summary.differences, model, own, budget=budget)
 
 
-def difference_text(difference: Difference) -> str:
+def few_draws_text(num_draws: int) -> str:
+    """Why a comparison of so few draws shows nothing, and what to do; without a full stop."""
+    return (
+        f"Of {formats.counted(num_draws, 'draw')} intervals come out too narrow and p-values too small: none is shown "
+        f"to be better or worse, compare with draws={FEWEST_DRAWS} or more"
+    )
+
+
+def difference_text(difference: Difference, *, num_draws: int) -> str:
     """'+12.9 points (+10.1 to +15.4, p 0.004)'."""
-    shown = "" if difference.p_holm < LEVEL else ", not shown"
+    shown = "" if is_shown(difference, num_draws=num_draws) else ", not shown"
     text = points_text(difference)
     return f"{text[:-1]}, p{formats.NBSP}{p_text(difference.p_holm)}{shown})"
 

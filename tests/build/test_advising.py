@@ -40,6 +40,13 @@ def test_comparisons_of_one_seed_err_together_on_the_same_images_alone(tmp_path,
     assert width == pytest.approx(share, rel=0.1), "drawn alike, the interval stays as wide"
 
 
+def test_two_draws_show_nothing_to_be_worse_and_that_is_said(tmp_path):
+    scores = score_runs([str(write_run(tmp_path / "run"))])
+    assert all(each.is_as_good and each.has_few_draws for each in scores.scores)
+    text = " ".join(score_sentences(scores)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "3 choices of these were compared on fewer than 5 draws of labels" in text
+
+
 def test_a_comparison_without_its_truth_is_told(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "truth.npz").unlink()

@@ -1,15 +1,18 @@
 """Statistics of a comparison against slow loops written out, closed forms, and their coverage on synthetic data."""
 
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from ssl_ft.evaluate.comparison import (
+    LEVEL,
     Scored,
     accuracy_regret,
     best_shares,
     differences,
+    is_shown,
     p_value,
     resample,
     verdicts,
@@ -147,11 +150,24 @@ def test_shares_equal_a_loop():
 def test_verdict_names_the_best_and_who_is_not_told_apart():
     labels, scored = answers(np.array([[0.2, 0.2], [0.7, 0.5], [0.69, 0.9]]), draws=5, images=600)
     resampled = resample(labels, scored, seed=0, num_resamples=1000)
-    few, many = verdicts(resampled, differences(resampled, baselines=["scratch"] * 3), tolerance=0.02)
+    few, many = verdicts(resampled, differences(resampled, baselines=["scratch"] * 3), tolerance=0.02, num_draws=5)
     assert few.best in ("probe", "full")
     assert few.as_good == tuple({"probe", "full"} - {few.best}), "scratch is told apart, the other is not"
     assert (many.best, many.as_good, many.share_best) == ("full", (), 1.0)
     assert few.share_best < few.share_within <= 1.0
+
+
+@pytest.mark.parametrize(("num_draws", "shown"), [(1, False), (2, False), (4, False), (5, True)])
+def test_below_five_draws_nothing_is_shown(num_draws, shown):
+    labels, scored = answers(CHANCES)
+    resampled = resample(labels, scored, seed=0, num_resamples=1000)
+    found = differences(resampled, baselines=["scratch"] * 3)
+    many = verdicts(resampled, found, tolerance=0.02, num_draws=num_draws)[-1]
+    assert ("scratch" not in many.as_good) == shown
+    surest = min(found, key=lambda each: each.p_holm)
+    assert surest.p_holm < LEVEL
+    assert is_shown(surest, num_draws=num_draws) == shown
+    assert is_shown(replace(surest, budget="all"), num_draws=num_draws), "there is no other draw of all labels"
 
 
 def test_regret_is_the_distance_to_the_best():
@@ -183,12 +199,12 @@ def coverage(*, draw_spread: float, rounds: int, draws: int = 5, images: int = 4
 
 
 def test_intervals_of_differences_cover_the_truth():
-    # Five draws that differ as those of few labels do (2 points): as often as promised, within the error of 60 rounds.
-    assert coverage(draw_spread=0.02, rounds=60) >= 0.9
+    # Five draws that differ as those of few labels do (2 points): 99 % are promised, and 3 misses of 60 are its error.
+    assert coverage(draw_spread=0.02, rounds=60) >= 0.95
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("draw_spread", "least"), [(0.0, 0.94), (0.02, 0.92), (0.05, 0.82)])
+@pytest.mark.parametrize(("draw_spread", "least"), [(0.0, 0.99), (0.02, 0.99), (0.05, 0.92)])
 def test_coverage_at_length(draw_spread, least):
-    # With five draws and nothing but their luck (5 points against 400 images) the interval is too narrow: 5 is few.
+    # What docs/transfer.md states. With five draws and their luck alone (5 points) the interval is a little narrow.
     assert coverage(draw_spread=draw_spread, rounds=600) >= least

@@ -81,8 +81,27 @@ def test_where_the_baseline_is_best_no_gain_is_claimed(summary):
 
 def test_differences_not_shown_say_so():
     found = Difference("a", "b", 2, 0.021, -0.004, 0.046, 0.02, 0.11)
-    assert plain(difference_text(found)) == f"+2.1 points ({chr(0x2212)}0.4 to +4.6, p 0.11, not shown)"
-    assert plain(difference_text(replace(found, p_holm=0.004))).endswith("p 0.004)")
+    assert plain(difference_text(found, num_draws=5)) == f"+2.1 points ({chr(0x2212)}0.4 to +4.6, p 0.11, not shown)"
+    assert plain(difference_text(replace(found, p_holm=0.004), num_draws=5)).endswith("p 0.004)")
+
+
+def test_below_five_draws_the_verdict_and_the_page_say_why_nothing_is_shown(summary):
+    sure = tuple(replace(d, p_holm=0.001) for d in summary.differences)
+    few = replace(
+        summary, num_draws=3, differences=sure, verdicts=tuple(replace(v, as_good=()) for v in summary.verdicts)
+    )
+    for sentence in map(plain, verdict_sentences(few)):
+        assert "Of 3 draws intervals come out too narrow and p-values too small: none is shown to be better" in sentence
+        assert "compare with draws=5 or more" in sentence
+        assert "Every other is shown" not in sentence
+        assert "p 0.001, not shown)" in sentence
+    assert "which is not shown to be real" in finding(few)
+    view = comparison_view(few, name="run", prefix="c")
+    assert "draws=5 or more" in view.about
+    assert all("not shown" in row[-1] for row in view.best.rows)
+    enough = replace(few, num_draws=5)
+    assert all("shown to be worse" in sentence for sentence in verdict_sentences(enough))
+    assert "draws=5 or more" not in comparison_view(enough, name="run", prefix="c").about
 
 
 def test_ends_of_what_was_measured_are_said():
