@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import timm
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -22,6 +21,7 @@ from ssl_ft.errors import UserError
 from ssl_ft.evaluate.features import read_inputs
 from ssl_ft.models.encoders import EncoderSpec, build_encoder, family, load_pretrained
 from ssl_ft.models.fit import check_input
+from ssl_ft.models.hub import trained_pooling
 from ssl_ft.result import Ancestor, Parent
 from ssl_ft.runlog import RunFolder
 
@@ -232,8 +232,7 @@ def _of_others(location: str, kind: str, name: str, settings: SourceSettings) ->
     args = dict(settings.args)
     if family(name) == "vit" and "global_pool" not in args:
         # Weights of others keep the pooling they were trained with; ours are trained with the mean of all patches.
-        with torch.device("meta"):
-            args["global_pool"] = timm.create_model(name, pretrained=False).global_pool
+        args["global_pool"] = trained_pooling(name)
     spec = EncoderSpec(name, settings.channels, size, settings.stem_stride, settings.patch_size, args)
     check_input(build_encoder(spec, seed=0), spec, setting="source.name", size_setting="source.size")
     mean, std = settings.mean, settings.std

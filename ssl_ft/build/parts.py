@@ -3,6 +3,7 @@
 Data are opened in `build/data.py`, which stages call first; objectives are built in `build/objectives.py`.
 """
 
+import os
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,8 +19,9 @@ from ssl_ft.data.permutation import steps_per_epoch
 from ssl_ft.data.views import ViewRecipe
 from ssl_ft.errors import UserError
 from ssl_ft.loop import LoopPlan
-from ssl_ft.models.encoders import EncoderSpec, build_encoder, load_pretrained
+from ssl_ft.models.encoders import EncoderSpec, build_encoder, family, load_pretrained
 from ssl_ft.models.fit import check_input
+from ssl_ft.models.hub import trained_pooling
 from ssl_ft.optim import build_optimizer, parameter_groups
 from ssl_ft.schedules import epochs_to_steps, parse_duration, scaled_rate
 from ssl_ft.seeding import derive_seed
@@ -41,20 +43,29 @@ def choose_device(name: str) -> torch.device:
     """The device of this rank.
 
     Raises:
-        UserError: cuda asked for where there is none.
+        UserError: cuda asked for where there is none, or fewer GPUs than ranks on this machine.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no CUDA device here; use device=cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", dist.local_rank() % torch.cuda.device_count())
+    present, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if wanted > present:
+        raise UserError(
+            f"{wanted} ranks on this machine, and torch sees {present} CUDA device{'s' if present > 1 else ''}: each "
+            f"needs one of its own; give devices={present} or device=cpu"
+        )
+    device = torch.device("cuda", dist.local_rank())
     torch.cuda.set_device(device)
     return device
 
 
 def encoder_spec(settings: EncoderSettings, *, channels: int, size: int) -> EncoderSpec:
-    """The architecture for images of `channels` and `size`."""
-    return EncoderSpec(settings.name, channels, size, settings.stem_stride, settings.patch_size, dict(settings.args))
+    """The architecture for images of `channels` and `size`; weights of the hub keep the pooling of their training."""
+    args = dict(settings.args)
+    if settings.pretrained == "timm" and "global_pool" not in args and family(settings.name) == "vit":
+        args["global_pool"] = trained_pooling(settings.name)
+    return EncoderSpec(settings.name, channels, size, settings.stem_stride, settings.patch_size, args)
 
 
 def new_encoder(settings: EncoderSettings, spec: EncoderSpec, *, seed: int) -> tuple[nn.Module, str]:
@@ -63,7 +74,10 @@ def new_encoder(settings: EncoderSettings, spec: EncoderSpec, *, seed: int) -> t
     check_input(encoder, spec)
     if settings.pretrained is None:
         return encoder, "the encoder starts from random weights"
-    return encoder, load_pretrained(encoder, spec, source=settings.pretrained)
+    sentence = load_pretrained(encoder, spec, source=settings.pretrained)
+    if settings.pretrained == "timm" and "global_pool" in spec.args:
+        sentence += f"; features are pooled by {spec.args['global_pool']}, as encoder.args.global_pool can change"
+    return encoder, sentence
 
 
 def view_recipe(settings: ViewSettings, *, size: int, channels: int) -> ViewRecipe:

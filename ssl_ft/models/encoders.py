@@ -19,8 +19,9 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ssl_ft.errors import UserError
+from ssl_ft.errors import UserError, system_sentence
 from ssl_ft.models.cuts import Cut, apply_cut, cut_between
+from ssl_ft.models.hub import hub_weights
 from ssl_ft.models.timm_model import as_timm
 
 # Arguments of `timm.create_model` that are no part of an architecture.
@@ -113,8 +114,13 @@ def build_encoder(spec: EncoderSpec, *, seed: int, section: str = "encoder") -> 
         torch.manual_seed(seed)
         try:
             encoder: nn.Module = timm.create_model(spec.name, pretrained=False, **spec.timm_args())
-        except (TypeError, AssertionError, RuntimeError, KeyError) as error:
-            raise UserError(f"timm cannot build {section} {spec.name!r} with {spec.timm_args()}: {error}") from error
+        except Exception as error:  # what wrong arguments raise inside of a constructor is anything
+            if system_sentence(error) is not None:
+                raise
+            raise UserError(
+                f"timm cannot build {section} {spec.name!r} with {spec.timm_args()} ({_said(error)}); check "
+                f"{section}.args against timm's {spec.name.partition('.')[0]}"
+            ) from error
     edit_stem(encoder, spec)
     _check_stride(encoder, spec, section=section)
     if spec.cut is not None:
@@ -132,6 +138,11 @@ def with_cut(spec: EncoderSpec, model: nn.Module) -> EncoderSpec:
     encoder = deepcopy(model)
     as_timm(encoder).reset_classifier(0)
     return replace(spec, cut=cut_between(encoder, build_encoder(replace(spec, cut=None), seed=0)))
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, and its kind: the words of a KeyError alone are a bare name."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _check_stride(encoder: nn.Module, spec: EncoderSpec, *, section: str) -> None:
@@ -260,18 +271,13 @@ def load_pretrained(encoder: nn.Module, spec: EncoderSpec, *, source: str, setti
         A sentence for the log: n of n tensors loaded, and what was left over in the file.
 
     Raises:
-        UserError: no such file, not safetensors, or a tensor of the encoder is missing or of another shape.
+        UserError: no such file, not safetensors, not to be fetched, or a tensor of the encoder is missing or of
+            another shape.
     """
     setting = setting or f"encoder.pretrained={source}"
     if source == "timm":
-        try:
-            args = {k: v for k, v in spec.timm_args().items() if k != "patch_size"}
-            weights = timm.create_model(spec.name, pretrained=True, **args).state_dict()
-        except Exception as error:
-            raise UserError(
-                f"{setting}: the hub weights of {spec.name!r} could not be fetched "
-                f"({type(error).__name__}). Offline? Give a local .safetensors file instead"
-            ) from error
+        args = {k: v for k, v in spec.timm_args().items() if k != "patch_size"}
+        weights = hub_weights(spec.name, args, setting=setting)
     else:
         weights = _read_weights(Path(source), setting=setting)
     wanted = encoder.state_dict()

@@ -32,13 +32,16 @@ def check_input(
         )
     try:
         encoder.eval()(torch.zeros(1, spec.channels, spec.size, spec.size))
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # what a forward pass of wrong arguments or sizes raises is anything
         if system_sentence(error) is not None:
             raise
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(
             f"{setting}={spec.name!r} does not take images of {spec.size} x {spec.size} pixels "
-            f"({str(error).splitlines()[0][:200]}); choose another {size_setting}= or encoder, a smaller "
-            f"stem_stride, or {setting.rpartition('.')[0]}.args={{img_size: {spec.size}}} where it has that"
+            f"({said}); choose another {size_setting}= or encoder, a smaller stem_stride, or "
+            f"{setting.rpartition('.')[0]}.args={{img_size: {spec.size}}} where it has that"
         ) from error
     finally:
         encoder.train()

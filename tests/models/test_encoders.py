@@ -110,10 +110,14 @@ def test_the_seed_alone_decides_the_weights_and_the_shared_generator_is_left_alo
         (EncoderSpec("convnext_atto_ols", 3, 32, stem_stride=2), "overlapping stem .* stride of 4 only"),
         (EncoderSpec("resnet18", 3, 32, patch_size=4), "defined for ViT"),
         (EncoderSpec("vit_tiny_patch16_224", 3, 30, patch_size=4), "not a multiple"),
-        (EncoderSpec("resnet18", 3, 32, args={"in_chans": 1}), "set by data.channels"),
+        (EncoderSpec("resnet18", 3, 32, args={"in_chans": 1}), "set by the channels of the data"),
         (EncoderSpec("resnet18", 3, 32, args={"pretrained": True}), "not an argument of the architecture"),
         (EncoderSpec("resnet18", 3, 32, args={"checkpoint_path": "x"}), "not an argument of the architecture"),
         (EncoderSpec("resnet18", 3, 32, args={"depth": 3}), "timm cannot build"),
+        (EncoderSpec("resnet18", 3, 32, args={"block": "basic"}), r"timm cannot build .*AttributeError.*encoder\.args"),
+        (EncoderSpec("convnext_atto", 3, 32, args={"depths": (1, 1)}), r"timm cannot build .*IndexError"),
+        (EncoderSpec("vit_tiny_patch16_224", 3, 32, args={"num_heads": 0}), "timm cannot build .*ZeroDivisionError"),
+        (EncoderSpec("vit_tiny_patch16_224", 3, 32, args={"global_pool": "none"}), "timm cannot build"),
     ],
 )
 def test_impossible_architectures_are_refused(spec: EncoderSpec, message: str) -> None:
