@@ -98,6 +98,15 @@ def broadcast_object(value: Any) -> Any:
     return box[0]
 
 
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value in rank order, on every rank; plain values or arrays, which may differ in size."""
+    if world_size() == 1:
+        return [value]
+    boxes: list[Any] = [None] * world_size()
+    dist.all_gather_object(boxes, value)
+    return boxes
+
+
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on at least one rank; every rank must call it."""
     if world_size() == 1:
@@ -196,3 +205,13 @@ def use_threads(num_threads: int | None) -> None:
     """Share the machine's cores between its ranks, or use the number given."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // local))
+
+
+def num_threads() -> int:
+    """Threads this process computes on."""
+    return torch.get_num_threads()
+
+
+def allowed_cores() -> int:
+    """Cores this process may run on; all of the machine's where the system tells no affinity, as macOS."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -156,6 +156,7 @@ class RunFolder:
                 **{name: version(name) for name in names},
             },
             "num_ranks": dist.world_size(),
+            "threads": dist.num_threads(),
             "parents": [parent.model_dump() for parent in self.parents],
             "notes": self.notes,
             "data": [data.model_dump() for data in self.data],

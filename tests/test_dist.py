@@ -127,3 +127,11 @@ def test_what_dead_ranks_left_with_the_agent_misleads_nobody():
         gone.bind(("127.0.0.1", 0))
         agent.set(dist._PORT, str(gone.getsockname()[1]))
     assert run_on_ranks(start_under_an_agent, agent.port, num_ranks=2) == [[2, 3], [2, 3]]
+
+
+def test_cores_are_those_of_the_affinity_or_all_where_the_system_tells_none(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5}, raising=False)
+    assert dist.allowed_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert dist.allowed_cores() == 6

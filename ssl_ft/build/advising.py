@@ -92,6 +92,18 @@ def encoder_facts(origin: Origin) -> tuple[int, float | None, int | None]:
         return parameters, None, None
 
 
+def pretrain_cores(origin: Origin) -> int | None:
+    """Threads of all ranks of an encoder's pretraining on CPU; None on a GPU, and where its run does not tell."""
+    if origin.folder is None or origin.kind != "encoder":
+        return None
+    try:
+        manifest = json.loads((origin.folder.parent / "manifest.json").read_text(encoding="utf-8"))
+        threads = manifest.get("threads") or manifest["settings"]["threads"]  # earlier runs tell what was asked for
+        return int(manifest["num_ranks"]) * int(threads) if manifest["device"] == "cpu" else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def _num_parameters(origin: Origin) -> int:
     """Without the head, where it is a classifier's encoder."""
     if origin.folder is None:

@@ -4,7 +4,6 @@ Which cells there are is in `build/comparing.py`, one of them in `build/cells.py
 `evaluate/summary.py`.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_ft.build.advising import encoder_facts
+from ssl_ft import dist
+from ssl_ft.build.advising import encoder_facts, pretrain_cores
 from ssl_ft.build.cells import Bench, Stopped, build_bench, compute_cell
 from ssl_ft.build.comparing import Comparison, comparison_path, open_comparison
-from ssl_ft.build.grids import GRIDS
 from ssl_ft.build.origins import Origin
+from ssl_ft.build.parts import choose_device
 from ssl_ft.claims import work_through
 from ssl_ft.config import CompareSettings
 from ssl_ft.errors import UserError
@@ -139,11 +139,9 @@ def _failures(comparison: Comparison, run: Path) -> dict[tuple[str, str], tuple[
 
 
 def _blocked(what: str, key: CellKey, reason: str, *, run: Path) -> UserError:
-    own = list(dict.fromkeys(name for candidate in GRIDS[key.strategy] for name in candidate))
-    fixed = f"; {' and '.join(own)} of {key.strategy} stay as they are, compare tries values of its own" if own else ""
     return UserError(
         f"{what}. Cell {key.name}: {reason}. In compare these settings begin with finetune., such as "
-        f"finetune.optim.rate or finetune.optim.clip_norm{fixed}. Change them and give another out=, or, where "
+        f"finetune.optim.rate or finetune.optim.clip_norm. Change them and give another out=, or, where "
         f"something else was mended, delete {failure_path(run / 'cells', key)} and start the same command again"
     )
 
@@ -214,7 +212,10 @@ def question_of(comparison: Comparison, test: Indices, *, shifts: dict[str, floa
         data=Path(source.location).name or source.location,
         labels=source.labels[test],
         num_classes=len(source.class_names),
-        encoders=tuple(_facts(name, origin, shifts[name]) for name, origin in comparison.origins.items()),
+        encoders=tuple(
+            _facts(name, origin, shifts[name], is_on_cpu=choose_device(settings.device).type == "cpu")
+            for name, origin in comparison.origins.items()
+        ),
         baseline=settings.baseline,
         tolerance=settings.tolerance,
         num_seeds=settings.seeds,
@@ -230,12 +231,14 @@ def num_workers(settings: CompareSettings) -> int:
         return settings.workers
     if settings.device != "cpu" and torch.cuda.is_available():
         return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0))
+    return dist.allowed_cores()
 
 
-def _facts(name: str, origin: Origin, shift: float | None) -> EncoderFacts:
+def _facts(name: str, origin: Origin, shift: float | None, *, is_on_cpu: bool) -> EncoderFacts:
     parameters, seconds, pool = encoder_facts(origin)
-    return EncoderFacts(name, seconds, pool, origin.card.contract.size, parameters, shift)
+    # Beside cells on a GPU, core-seconds of a processor would say nothing.
+    cores = pretrain_cores(origin) if is_on_cpu else None
+    return EncoderFacts(name, seconds, pool, origin.card.contract.size, parameters, shift, cores)
 
 
 def readable_test(comparison: Comparison, run: Path) -> Indices:

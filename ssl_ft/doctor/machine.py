@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
+from ssl_ft import dist
 from ssl_ft.doctor.finding import Finding
 from ssl_ft.seeding import uniform
 
@@ -145,7 +146,7 @@ def check_cpu(*, num_ranks: int) -> Finding:
 
 def usable_cores() -> float:
     """Cores this process may use: its affinity, or the container's quota if that is smaller."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = dist.allowed_cores()
     quota = _read("/sys/fs/cgroup/cpu.max").split()
     if len(quota) == 2 and quota[0].isdecimal():
         return min(float(allowed), int(quota[0]) / int(quota[1]))

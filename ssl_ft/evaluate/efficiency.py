@@ -64,7 +64,7 @@ class Computing:
 
     Attributes:
         model, baseline, budget: which.
-        pretrain_seconds: spent once, before.
+        pretrain_seconds: spent once, before; core-seconds where the cores are known.
         seconds: to train one classifier.
         baseline_seconds: the same of the baseline.
         classifiers: how many have to be trained until pretraining has saved its own time; None: it never does.

@@ -77,6 +77,8 @@ class EncoderFacts:
         input_size: side of its input in pixels.
         num_parameters: of the encoder.
         shift: effect of `shift.py` between the labelled images and that pool, 0 = none; None where not measured.
+        pretrain_cores: cores its pretraining kept busy, where cells keep one such core busy; None where either was on a
+            GPU, or it is not known.
     """
 
     name: str
@@ -85,6 +87,7 @@ class EncoderFacts:
     input_size: int
     num_parameters: int
     shift: float | None
+    pretrain_cores: int | None = None
 
 
 @dataclass(frozen=True)
@@ -286,7 +289,11 @@ def _row(group: _Group, question: Question, resampled: Resampled, shares: tuple[
 
 def _costs(groups: Sequence[_Group], reached: Sequence[Reach], question: Question) -> list[Cost]:
     seconds = {(g.model, g.budget): float(np.mean([cell.train_seconds for cell in g.cells])) for g in groups}
-    spent = {facts.name: facts.pretrain_seconds for facts in question.encoders}
+    # A cell computes on one core: what several spent at once is added up.
+    spent = {
+        facts.name: None if facts.pretrain_seconds is None else facts.pretrain_seconds * (facts.pretrain_cores or 1)
+        for facts in question.encoders
+    }
     saved = {(reach.model, reach.budget): reach for reach in reached}
     found = []
     for group in groups:

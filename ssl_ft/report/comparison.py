@@ -27,6 +27,7 @@ from ssl_ft.report.comparison_words import (
     per_class,
     plain_budget,
     points_text,
+    pretraining_text,
     verdict_sentences,
 )
 from ssl_ft.report.sections import LegendEntry, PanelView, Table
@@ -49,6 +50,7 @@ class ComparisonView:
     table: Table
     best: Table
     costs: Table
+    pretraining: str
     break_evens: tuple[str, ...]
     left_out: tuple[str, ...]
 
@@ -68,6 +70,7 @@ def comparison_view(summary: Summary, *, name: str, prefix: str) -> ComparisonVi
         table=_table(summary),
         best=_against_best(summary),
         costs=_costs(summary),
+        pretraining=pretraining_text(summary),
         break_evens=tuple(break_even_sentence(each, summary.num_classes) for each in summary.break_evens),
         left_out=tuple(f"{left.strategy} for {left.encoder}: {left.reason}" for left in summary.left_out),
     )

@@ -152,5 +152,23 @@ def computing_text(cost: Cost) -> str:
     return f"{pays}; {per} a label saved"
 
 
+def pretraining_text(summary: Summary) -> str:
+    """Which seconds of pretraining stand beside those of the cells; empty where none are known."""
+    sentences = []
+    for facts in summary.encoders:
+        if facts.pretrain_seconds is None:
+            continue
+        took = f"The pretraining of {facts.name} took {formats.duration(facts.pretrain_seconds)}"
+        if facts.pretrain_cores is None:
+            sentences.append(
+                f"{took}, on a GPU, another machine or a number of threads that is not known, while a cell computes on "
+                "one thread: whether pretraining pays is told from unlike seconds."
+            )
+        else:
+            cores = formats.counted(facts.pretrain_cores, "core")
+            sentences.append(f"{took} on {cores}; core-seconds are compared, and a cell computes on one core.")
+    return " ".join(sentences)
+
+
 def _share(share: float) -> str:
     return f"{100 * share:.0f}{formats.NBSP}%"

@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from ssl_ft.build.advising import score_runs
+from ssl_ft.build.advising import pretrain_cores, score_runs
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.cells import write_cell
 from ssl_ft.evaluate.summary import summarise
@@ -62,3 +63,19 @@ def test_a_comparison_without_any_strategy_of_the_rule_is_scored_by_the_first_it
     ruled = score_runs([str(write_run(tmp_path / "ruled"))])
     assert all(each.is_by_rule for each in ruled.scores)
     assert "nothing the rule names" not in " ".join(score_sentences(ruled))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "cores"),
+    [
+        ({"device": "cpu", "num_ranks": 2, "threads": 4, "settings": {"threads": None}}, 8),
+        ({"device": "cpu", "num_ranks": 1, "settings": {"threads": 3}}, 3),
+        ({"device": "cpu", "num_ranks": 1, "settings": {"threads": None}}, None),
+        ({"device": "cuda:0", "num_ranks": 1, "threads": 4, "settings": {"threads": 4}}, None),
+        ([], None),
+    ],
+)
+def test_cores_of_a_pretraining_are_its_ranks_times_their_threads(tmp_path, manifest, cores):
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert pretrain_cores(SimpleNamespace(folder=tmp_path / "encoder", kind="encoder")) == cores
+    assert pretrain_cores(SimpleNamespace(folder=tmp_path / "classifier", kind="classifier")) is None

@@ -86,6 +86,11 @@ def test_costs_stand_beside_the_baseline():
     assert probe.computing is not None
     assert probe.computing.classifiers == 33
     assert costs["scratch", 10].computing is None
+    # On four cores the same time was four times the work of a cell's one.
+    wide = replace(question, encoders=(replace(question.encoders[0], pretrain_cores=4),))
+    beside = next(c for c in summarise(wide, cells).costs if (c.model, c.budget) == ("probe", 10)).computing
+    assert beside is not None
+    assert (beside.pretrain_seconds, beside.classifiers) == (1680.0, 130)
     unknown = replace(question, encoders=(replace(question.encoders[0], pretrain_seconds=None),))
     assert all(cost.computing is None for cost in summarise(unknown, cells).costs)
 

@@ -18,6 +18,7 @@ from ssl_ft.report.comparison_words import (
     difference_text,
     finding,
     per_class,
+    pretraining_text,
     verdict_sentences,
 )
 from ssl_ft.report.page import write_report
@@ -126,6 +127,15 @@ def test_pictures_are_spoken_of_with_their_numbers_whole(summary, folder, tmp_pa
     spoken = re.findall(r'role="img"[^>]*aria-label="([^"]*)"|aria-label="([^"]*)"[^>]*role="img"', page)
     assert any("%" in one + other for one, other in spoken)
     assert not any("\N{REPLACEMENT CHARACTER}" in one + other for one, other in spoken)
+
+
+def test_the_page_says_which_seconds_of_pretraining_are_compared(summary, folder, tmp_path):
+    assert "told from unlike seconds" in pretraining_text(summary)
+    page = (write_report([folder], tmp_path / "page.html", title="Strategies")).read_text()
+    assert pretraining_text(summary) in page
+    known = replace(summary, encoders=(replace(summary.encoders[0], pretrain_cores=4),))
+    assert "on 4 cores; core-seconds are compared" in plain(pretraining_text(known))
+    assert pretraining_text(replace(summary, encoders=(replace(summary.encoders[0], pretrain_seconds=None),))) == ""
 
 
 def test_the_page_has_a_section_with_all_of_it(summary, folder, tmp_path):
