@@ -40,7 +40,7 @@ def _adapt(
     handover.record_roles(run, source, train=split.train, val=split.val, test=split.test[:0])
     handover.record_data(run, target.source, target.unlabelled.source, role="target")
     handover.record_roles(run, target.source, train=target.test[:0], val=target.test[:0], test=target.test)
-    handover.report_duplicates(run, labelled.origin.runs(), target.source, target.test)
+    handover.report_duplicates(run, labelled.origin.runs(), target.source, target.test, data=labelled.data)
     device, (start, parent) = choose_device(settings.device), load_start(labelled.origin)
     record_start(run, labelled.origin, parent)
     check_method(settings, start)

@@ -42,7 +42,7 @@ def _compress(before: Predecessor, labelled: handover.Labelled, split: LabelSpli
     source, settings = labelled.source, before.settings
     run.forget_rows_after(-1)
     handover.record_roles(run, source, train=split.train, val=split.val, test=split.test)
-    handover.report_duplicates(run, labelled.origin.runs(), source, split.test)
+    handover.report_duplicates(run, labelled.origin.runs(), source, split.test, data=labelled.data)
     model, card, parent = load_whole(before.folder)
     run.parents.append(parent)
     images = LabelledImages(source, labelled.data, labelled.roles.train, run.path)

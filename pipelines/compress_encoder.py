@@ -32,7 +32,8 @@ def _teach(settings: CompressSettings, teaching: EncoderTeaching, run: RunFolder
     run.forget_rows_after(-1)
     handover.record_data(run, teaching.source, teaching.pool, role="pool")
     handover.keep_pool_keys(run, teaching.pool, teaching.data)
-    handover.report_duplicates(run, [run.path, *teaching.origin.runs()], teaching.source, teaching.test)
+    pools = [run.path, *teaching.origin.runs()]
+    handover.report_duplicates(run, pools, teaching.source, teaching.test, data=teaching.data)
     device = choose_device(settings.device)
     images = LabelledImages(teaching.pool, teaching.data, np.arange(len(teaching.pool)), run.path)
     with StopWish() as wish:

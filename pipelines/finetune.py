@@ -34,7 +34,7 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     source, data, origin = labelled.source, labelled.data, labelled.origin
     run.forget_rows_after(-1)
     handover.record_roles(run, source, train=split.train, val=split.val, test=split.test, also=labelled.also)
-    handover.report_duplicates(run, origin.runs(), source, labelled.roles.test, also=labelled.also)
+    handover.report_duplicates(run, origin.runs(), source, labelled.roles.test, data=data, also=labelled.also)
     device = choose_device(settings.device)
     start, parent = load_start(origin)
     record_start(run, origin, parent, are_weights_used=settings.strategy != "scratch")

@@ -53,13 +53,11 @@ def _index(settings: IndexSettings, source: Source, run: RunFolder) -> int:
 def _shapes(source: Source, settings: IndexSettings) -> tuple[Counter[tuple[int, int, int]], dict[str, str]]:
     """(channels, height, width) of every image, decoded in full: only that finds damage behind the header."""
     shapes: Counter[tuple[int, int, int]] = Counter()
-    damaged = {}
+    damaged, data = {}, settings.data
     with ProgressLine("decoding", total=len(source)) as progress:
         for index in range(len(source)):
             try:
-                image = decode(
-                    source.read(index), max_pixels=settings.data.max_pixels, white_level=settings.data.white_level
-                )
+                image = decode(source.read(index), max_pixels=data.max_pixels, white_level=data.white_level)
                 shapes[image.shape] += 1
             except (DamagedImage, OSError) as error:
                 damaged[source.names[index]] = str(error)
@@ -80,7 +78,8 @@ def _describe(run: RunFolder, shapes: Counter[tuple[int, int, int]], damaged: di
 
 
 def _duplicates(run: RunFolder, source: Source, settings: IndexSettings) -> list[tuple[str, int]]:
-    keys = content_keys(source, workers=settings.data.workers, white_level=settings.data.white_level)
+    data = settings.data
+    keys = content_keys(source, workers=data.workers, white_level=data.white_level, max_pixels=data.max_pixels)
     exact, near = exact_duplicates(keys.pixels), near_duplicates(keys.hashes)
     rows = [
         (kind, source.names[a], source.names[b]) for kind, pairs in (("exact", exact), ("near", near)) for a, b in pairs

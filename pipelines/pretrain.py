@@ -45,7 +45,7 @@ def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder, *, are_
     handover.keep_pool_keys(folder, data.pool, settings.data)
     origin = record_pretrained(folder, settings.encoder.pretrained)
     before = [] if origin is None else origin.runs()
-    handover.report_duplicates(folder, [folder.path, *before], data.source, data.test)
+    handover.report_duplicates(folder, [folder.path, *before], data.source, data.test, data=settings.data)
     work, spec, contract = assemble(settings, data, folder, are_labels_watched=are_labels_watched)
     folder.write_manifest(device=str(work.device))
     with StopWish() as wish:

@@ -37,7 +37,7 @@ def _probe(settings: ProbeSettings, labelled: handover.Labelled, run: RunFolder)
     roles = labelled.roles
     handover.record_roles(run, source, train=roles.train, val=roles.val, test=roles.test)
     device = choose_device(settings.device)
-    handover.report_duplicates(run, labelled.origin.runs(), source, labelled.roles.test)
+    handover.report_duplicates(run, labelled.origin.runs(), source, labelled.roles.test, data=labelled.data)
     needed = needed_images(
         source, roles, labelled.data, labelled.origin.card.contract, budgets=settings.labels,
         draws=settings.draws, seed=settings.seed,

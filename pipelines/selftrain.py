@@ -34,7 +34,7 @@ def _selftrain(settings: SelftrainSettings, labelled: handover.Labelled, split: 
     source, names = labelled.source, labelled.source.class_names
     run.forget_rows_after(-1)
     handover.record_roles(run, source, train=split.train, val=split.val, test=split.test)
-    handover.report_duplicates(run, labelled.origin.runs(), source, split.test)
+    handover.report_duplicates(run, labelled.origin.runs(), source, split.test, data=labelled.data)
     device = choose_device(settings.device)
     start, parent = load_start(labelled.origin)
     record_start(run, labelled.origin, parent)

@@ -14,7 +14,6 @@ from ssl_ft.build.labels import LabelSplit
 from ssl_ft.build.origins import Origin, find_origin, with_measured_contract
 from ssl_ft.build.tasks import check_classes, check_task
 from ssl_ft.build.transfer import Trained
-from ssl_ft.checkpoint import write_atomically
 from ssl_ft.config import (
     AdaptSettings,
     AlsoSettings,
@@ -25,8 +24,9 @@ from ssl_ft.config import (
     ProbeSettings,
     SelftrainSettings,
 )
-from ssl_ft.data.duplicates import content_keys, exact_duplicates
+from ssl_ft.data.duplicates import exact_duplicates
 from ssl_ft.data.joining import join_labelled
+from ssl_ft.data.pool_keys import PoolKeys, pixel_digests, read_pool_keys, write_pool_keys
 from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles
 from ssl_ft.data.store import Damage
@@ -216,50 +216,82 @@ def record_roles(
 
 
 def keep_pool_keys(run: RunFolder, pool: Source, settings: DataSettings) -> None:
-    """Keep a digest of every pool image's pixels, so that this and later stages can look for test images among them."""
-    if not dist.is_main() or (run.path / _POOL_KEYS).is_file():
+    """Keep a digest of every pool image's pixels, so that this and later stages can look for test images among them.
+
+    Every rank must call it, and reads its share of the pool: one that waited for another would give up in the end.
+    """
+    path = run.path / _POOL_KEYS
+    if dist.broadcast_object(isinstance(_kept_keys(path), PoolKeys)):
         return
     if len(pool) > _MOST_KEYS:
         run.note(f"the pool has more than {_MOST_KEYS:,} images: it is not searched for test images")
         return
-    keys = content_keys(pool, workers=settings.workers, white_level=settings.white_level)
-    level = settings.white_level
-    write_atomically(run.path / _POOL_KEYS, lambda partial: _save_keys(partial, keys.pixels, pool, white_level=level))
+    keys = _keys_of(pool, settings)
+    if dist.is_main():
+        write_pool_keys(path, keys)
 
 
 def report_duplicates(
-    run: RunFolder, pool_runs: Sequence[Path], source: Source, test: Indices, *, also: Sequence[Source] = ()
+    run: RunFolder,
+    pool_runs: Sequence[Path],
+    source: Source,
+    test: Indices,
+    *,
+    data: DataSettings,
+    also: Sequence[Source] = (),
 ) -> None:
     """List test images whose very pixels are among those a model was trained on before, or is trained on besides.
+
+    Every rank must call it, as `keep_pool_keys`.
 
     Args:
         run: where the list and the sentences go.
         pool_runs: run folders of a pretraining and of what followed it.
         source: holds the test images.
         test: int64 [N], which they are.
+        data: how images are read.
         also: images of further sources to train on.
     """
-    if not dist.is_main() or not len(test) or not (pool_runs or also):
+    if not len(test) or not (pool_runs or also):
         return
     held_out = source.subset(test)
-    rows = list[tuple[str, str]]()
-    pools = [(_pool_words(each, pool_runs), _kept_keys(each)) for each in pool_runs]
-    pools += [(each.location, _Keys(content_keys(each).pixels, np.array(list(each.names)))) for each in also]
+    pools: list[tuple[str, PoolKeys | str]]
+    pools = [(_pool_words(each, pool_runs), _kept_keys(each / _POOL_KEYS)) for each in pool_runs]
+    pools += [(each.location, _keys_of(each, data)) for each in also]
     # Digests are of decoded pixels, which for 16-bit files depend on what counts as white.
-    levels = {known.white_level for _, known in pools if known is not None}
-    sought = {level: content_keys(held_out, white_level=level).pixels for level in levels}
+    levels = dist.broadcast_object(sorted({known.white_level for _, known in pools if isinstance(known, PoolKeys)}))
+    sought = {level: _keys_of(held_out, data, white_level=level).pixels for level in levels}
+    if not dist.is_main():
+        return
+    rows = list[tuple[str, str]]()
     for words, known in pools:
-        if known is None:
-            run.note(f"the digests of {words} are not at hand: it is not known whether test images are among them")
+        if isinstance(known, str):
+            run.note(
+                f"the digests of {words} are not at hand{known}: it is not known whether test images are among them"
+            )
             continue
         pairs = exact_duplicates(known.pixels, sought[known.white_level])
         rows += [(str(known.names[a]), held_out.names[b]) for a, b in pairs]
-        if len(pairs):
-            run.note(f"{len(pairs)} test images are also in {words}, pixel for pixel; see duplicates.csv")
-        else:
-            run.note(f"none of the {len(test)} test images is in {words}, pixel for pixel")
+        run.note(_found_sentence(words, pairs, known.pixels, sought[known.white_level]))
     if rows:
         run.write_table("duplicates.csv", ["pool", "test"], rows)
+
+
+def _found_sentence(words: str, pairs: Indices, pool: NDArray[np.uint64], test: NDArray[np.uint64]) -> str:
+    unread_pool, unread_test = (int((~keys.any(axis=1)).sum()) for keys in (pool, test))
+    if len(pairs):
+        found = f"{len(pairs)} test images are also in {words}, pixel for pixel; see duplicates.csv"
+    else:
+        found = f"none of the {len(test) - unread_test} test images is in {words}, pixel for pixel"
+    if unread_pool or unread_test:
+        found += f"; {unread_test} test images and {unread_pool} images there cannot be read and were not compared"
+    return found
+
+
+def _keys_of(source: Source, data: DataSettings, *, white_level: int | None = None) -> PoolKeys:
+    level = data.white_level if white_level is None else white_level
+    digests = pixel_digests(source, workers=data.workers, white_level=level, max_pixels=data.max_pixels)
+    return PoolKeys(digests, np.array(list(source.names) if dist.is_main() else [], np.str_), level)
 
 
 def _pool_words(pool_run: Path, pool_runs: Sequence[Path]) -> str:
@@ -272,28 +304,14 @@ def _pool_words(pool_run: Path, pool_runs: Sequence[Path]) -> str:
     return "the pretraining pool" if is_only else f"the pretraining pool of {pool_run.name}"
 
 
-@dataclass(frozen=True, eq=False)
-class _Keys:
-    """Digests of images' pixels, their names, and what counted as white when they were made."""
-
-    pixels: NDArray[np.uint64]
-    names: NDArray[np.str_]
-    white_level: int = 65535
-
-
-def _kept_keys(pool_run: Path) -> _Keys | None:
-    path = pool_run / _POOL_KEYS
-    if not path.is_file():
-        return None
-    with np.load(path, allow_pickle=False) as known:
-        level = int(known["white_level"]) if "white_level" in known else 65535
-        return _Keys(known["pixels"], known["names"], level)
-
-
-def _save_keys(partial: Path, pixels: NDArray[np.uint64], pool: Source, *, white_level: int) -> None:
-    names = np.array(list(pool.names), dtype=np.str_)
-    with partial.open("wb") as file:
-        np.savez_compressed(file, pixels=pixels, names=names, white_level=np.array(white_level))
+def _kept_keys(path: Path) -> PoolKeys | str:
+    """Rank 0's digests, or why they are not at hand; other ranks read none."""
+    if not dist.is_main() or not path.is_file():
+        return ""
+    try:
+        return read_pool_keys(path)
+    except UserError as error:
+        return f" ({error})"
 
 
 def labels_used(

@@ -36,7 +36,11 @@ def write_result(comparison: Comparison, run: RunFolder) -> None:
     for note in dict.fromkeys(note for origin in origins for note in origin.notes):
         run.note(note)
     handover.report_duplicates(
-        run, list(dict.fromkeys(each for origin in origins for each in origin.runs())), source, test
+        run,
+        list(dict.fromkeys(each for origin in origins for each in origin.runs())),
+        source,
+        test,
+        data=comparison.data,
     )
     earlier = max(origin.num_labels for origin in origins)
     if earlier:

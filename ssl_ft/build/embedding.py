@@ -4,6 +4,7 @@ Walking over images is in `evaluate/stream.py`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,9 @@ def open_to_label(pool: DataSettings, labelled: DataSettings | None) -> ToLabel:
                 "be suggested; name another with pool.train_split="
             )
         candidates = source.subset(limited(np.flatnonzero(is_bare), pool))
+        assert source.labels is not None, "some images are without a label, others have one"
+        # A copy of an image held out for the test would bring its label into training.
+        candidates = _without_copies(candidates, source.subset(np.flatnonzero(source.labels >= 0)), pool)
         known = _teaching(source, pool) if labelled is None else None
     else:
         candidates, _ = pool_of(source, pool)
@@ -155,7 +159,7 @@ def open_to_label(pool: DataSettings, labelled: DataSettings | None) -> ToLabel:
         known = _teaching(other, labelled)
         assert other.labels is not None, "what teaches has labels"
         bought = other.subset(np.flatnonzero(other.labels >= 0))
-        candidates = _without_copies(candidates, bought, workers=pool.workers, white_level=pool.white_level)
+        candidates = _without_copies(candidates, bought, pool)
     return ToLabel(candidates, known)
 
 
@@ -182,11 +186,12 @@ def _teaching(source: Source, settings: DataSettings) -> Source:
     return source.subset(np.sort(np.concatenate([roles.train, roles.val])))
 
 
-def _without_copies(candidates: Source, known: Source, *, workers: int, white_level: int) -> Source:
-    """Candidates that are not among the labelled images, compared by their pixels."""
-    theirs = content_keys(known, workers=workers, white_level=white_level)
+def _without_copies(candidates: Source, known: Source, data: DataSettings) -> Source:
+    """Candidates that are not among the labelled images, compared by their pixels, read as the data says."""
+    keys_of = partial(content_keys, workers=data.workers, white_level=data.white_level, max_pixels=data.max_pixels)
+    theirs = keys_of(known)
     seen = {key.tobytes() for key in theirs.pixels[~theirs.damaged]}
-    ours = content_keys(candidates, workers=workers, white_level=white_level)
+    ours = keys_of(candidates)
     is_new = np.array([key.tobytes() not in seen for key in ours.pixels], bool)
     if not is_new.all():
         say(f"{int((~is_new).sum())} images of the pool are labelled already, pixel for pixel, and are left out")

@@ -80,12 +80,12 @@ def without_copies(
     pool, _ = pool_of(open_data(data), data)
     with ProgressLine("looking for copies", total=len(pool)) as progress:
         keys = content_keys(
-            pool, workers=data.workers, white_level=data.white_level,
+            pool, workers=data.workers, white_level=data.white_level, max_pixels=data.max_pixels,
             on_progress=lambda done, total: progress.update(done),
         )  # fmt: skip
     is_known = keys.damaged.copy()
     for role, indices in (("train", split.train), ("val", split.val), ("test", split.test)):
-        own = content_keys(source.subset(indices), white_level=data.white_level)
+        own = content_keys(source.subset(indices), white_level=data.white_level, max_pixels=data.max_pixels)
         pairs = exact_duplicates(keys.pixels, own.pixels)
         is_known[pairs[:, 0]] = True
         if len(pairs):

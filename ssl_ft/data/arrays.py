@@ -1,6 +1,7 @@
 """Images in NumPy files: .npy, mapped from disk, and .npz with labels and splits."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def _load(path: Path, wanted: TargetColumns | None) -> tuple[NDArray[Any], dict[
                 sides = {key: entries[key] for key in read if key in entries.files}
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    # RuntimeError: an encrypted archive, or one packed in a way that zipfile does not know.
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read as a NumPy file: {error} Only plain arrays are read, no Python objects."
         ) from error

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssl_ft.data.images import DamagedImage, Pixels, decode, to_channels
+from ssl_ft.data.images import MAX_PIXELS, DamagedImage, Pixels, decode, to_channels
 from ssl_ft.data.listing import Source
 
 Pairs = NDArray[np.int64]
@@ -49,12 +49,13 @@ def content_keys(
     *,
     workers: int = 2,
     white_level: int = 65535,
+    max_pixels: int = MAX_PIXELS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ContentKeys:
     """Keys of every image in `source`, decoded by `workers` threads; `on_progress(done, total)` is told now and then.
 
     A colour file of a grey image has the key of the grey one. Lossy re-saving changes the digest, but hardly
-    the hash.
+    the hash. Larger images than `max_pixels` count as damaged.
     """
     count = len(source)
     keys = ContentKeys(np.zeros((count, 2), np.uint64), np.zeros(count, np.uint64), np.zeros(count, np.bool_))
@@ -63,8 +64,8 @@ def content_keys(
         stop = min(start + _CHUNK, count)
         for index in range(start, stop):
             try:
-                image = decode(source.read(index), white_level=white_level)
-            except DamagedImage:
+                image = decode(source.read(index), white_level=white_level, max_pixels=max_pixels)
+            except (DamagedImage, OSError):
                 keys.damaged[index] = True
                 continue
             keys.pixels[index] = _digest(image)

@@ -9,11 +9,13 @@ import os
 import re
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
+from ssl_ft.data.images import DamagedImage
 from ssl_ft.data.listing import (
     Source,
     canonical_split,
@@ -100,14 +102,13 @@ def target_values(path: Path, wanted: TargetColumns) -> list[list[object]]:
     """The columns of targets of one file, as Python values.
 
     Raises:
-        UserError: one is not there, or there twice.
+        UserError: one is not there, or there twice, or the file is damaged.
     """
     file = open_table(path)
     problem = missing_columns(wanted, file.schema_arrow.names, where=str(path))
     if problem:
         raise UserError(problem)
-    table = file.read(columns=list(wanted.names))
-    return [table.column(name).to_pylist() for name in wanted.names]
+    return list(_values(path, file, list(wanted.names)).values())
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -126,8 +127,26 @@ def parquet_columns(path: Path, wanted: Sequence[str]) -> Columns:
     if not wanted:
         return dict.fromkeys(file.schema_arrow.names, ())
     present = [name for name in wanted if name in file.schema_arrow.names]
-    table = file.read(columns=present)
-    return {name: table.column(name).to_pylist() for name in present}
+    return dict(_values(path, file, present))
+
+
+def _values(path: Path, file: Any, columns: list[str]) -> dict[str, list[Any]]:
+    """Columns of an open file, nested ones by the name of the whole, as Python values; damage is a `UserError`."""
+    with _damage_told(path):
+        table = file.read(columns=columns)
+        return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+@contextmanager
+def _damage_told(path: Path | str) -> Iterator[None]:
+    """Turns what Arrow raises on damaged bytes, which its header and footer do not show, into a `UserError`."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{path} cannot be read as Parquet: {first} Write it again, or name another file.") from error
 
 
 class _ParquetImages:
@@ -149,21 +168,34 @@ class _ParquetImages:
         self._recent: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
         self.is_held = self.stored_bytes <= HELD_BYTES
-        self._held = image_column(self._file.read(columns=[self._leaf])) if self.is_held else None
+        with _damage_told(path):
+            self._held = image_column(self._file.read(columns=[self._leaf])) if self.is_held else None
 
     def read(self, row: int) -> bytes:
-        """Encoded bytes; a null row is an empty file, to be found and listed when it is decoded."""
+        """Encoded bytes; a null row is an empty file, to be found and listed when it is decoded.
+
+        Raises:
+            DamagedImage: its row group cannot be read.
+        """
         if self._held is not None:
             return self._held[row].as_py() or b""
         group = bisect.bisect_right(self._starts, row) - 1
         with self._lock:  # a Parquet file is read by one thread at a time
             if group not in self._recent:
-                self._recent[group] = image_column(self._file.read_row_group(group, columns=[self._leaf]))
+                self._recent[group] = self._load(group)
                 if len(self._recent) > _CACHED_GROUPS:
                     self._recent.popitem(last=False)
             self._recent.move_to_end(group)
             column = self._recent[group]
         return column[row - self._starts[group]].as_py() or b""
+
+    def _load(self, group: int) -> Any:
+        import pyarrow as pa
+
+        try:
+            return image_column(self._file.read_row_group(group, columns=[self._leaf]))
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedImage(f"row group {group} of {self.path.name} cannot be read: {str(error)[:200]}") from error
 
     def evidence(self, row: int, divisor: int) -> bytes:
         if not self.is_held:
@@ -173,11 +205,11 @@ class _ParquetImages:
     def column(self, name: str) -> list[object]:
         """The column's values, or None for every row where there is no such column."""
         if name in self._schema.names:
-            return list(self._file.read(columns=[name]).column(name).to_pylist())
+            return _values(self.path, self._file, [name])[name]
         if name == "path" and self._leaf == "image.bytes":
             kind = self._schema.field("image").type
             if kind.get_field_index("path") >= 0:
-                structs = self._file.read(columns=["image.path"]).column("image").to_pylist()
+                structs = _values(self.path, self._file, ["image.path"])["image"]
                 return [None if entry is None else entry["path"] for entry in structs]
         return [None] * self.rows
 
@@ -198,15 +230,10 @@ def open_table(path: Path | str, file: IO[bytes] | None = None) -> Any:
     Raises:
         UserError: it is none.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _damage_told(path):
         return pq.ParquetFile(file or path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read as Parquet: {str(error).splitlines()[0]} Write it again, or name another file."
-        ) from error
 
 
 def image_column(table: Any) -> Any:

@@ -85,6 +85,10 @@ def test_unusable_files(tmp_path: Path) -> None:
         saved(tmp_path / "a.npz", images=images, labels=np.array([1, "a", None], dtype=object))
     (tmp_path / "b.npz").write_bytes(b"PK\x03\x04 not a zip")
     (tmp_path / "c.npy").write_bytes(b"")
-    for name in ("b.npz", "c.npy"):
+    np.savez_compressed(tmp_path / "d.npz", images=np.zeros((3, 40, 40), np.uint8))
+    packed = bytearray((tmp_path / "d.npz").read_bytes())
+    packed[60:70] = b"\xff" * 10  # inside the packed bytes
+    (tmp_path / "d.npz").write_bytes(packed)
+    for name in ("b.npz", "c.npy", "d.npz"):
         with pytest.raises(UserError, match="cannot be read as a NumPy file"):
             open_source(str(tmp_path / name))

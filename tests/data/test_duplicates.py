@@ -62,6 +62,20 @@ def test_damaged_and_featureless_images_match_nothing() -> None:
     assert near_duplicates(keys.hashes, keys.hashes).shape == (0, 2)
 
 
+def test_images_past_the_limit_or_out_of_reach_have_no_key() -> None:
+    raw = encoded(photo(0))
+
+    def read(index: int) -> bytes:
+        if index:
+            raise OSError("the drive is gone")
+        return raw
+
+    source = Source("memory", "here", ["0", "1"], read, lambda i: raw)
+    assert content_keys(source).damaged.tolist() == [False, True]
+    assert content_keys(source, max_pixels=64 * 64 - 1).damaged.tolist() == [True, True]
+    assert content_keys(source, max_pixels=64 * 64).damaged.tolist() == [False, True]
+
+
 def test_difference_hash_is_one_bit_per_rise() -> None:
     rises = np.random.default_rng(0).integers(0, 2, (8, 8))
     steps = np.concatenate([np.zeros((8, 1), int), np.where(rises == 1, 13, -13)], axis=1)

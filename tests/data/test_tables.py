@@ -15,6 +15,7 @@ from PIL import Image
 from ssl_ft.data import tables
 from ssl_ft.data.images import DamagedImage, decode
 from ssl_ft.data.source import open_source
+from ssl_ft.data.targets import TargetColumns
 from ssl_ft.errors import UserError
 
 
@@ -127,6 +128,42 @@ def test_fingerprint_sees_content_and_sampling_still_does(tmp_path: Path, monkey
     assert open_source(str(one)).fingerprint() != open_source(str(two)).fingerprint()
     monkeypatch.setattr("ssl_ft.data.listing.FINGERPRINT_BYTES", 20)
     assert open_source(str(one)).fingerprint() == open_source(str(same)).fingerprint()
+
+
+def spoil(path: Path, column: int, *, group: int = 0) -> None:
+    """Overwrite the bytes of a column's chunk, which header and footer say nothing of."""
+    chunk = pq.ParquetFile(path).metadata.row_group(group).column(column)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("column", [0, 1, 2, 3])
+def test_a_damaged_column_is_a_sentence_on_opening(tmp_path: Path, column: int) -> None:
+    path = write(tmp_path / "x.parquet", label=[1, 2, 3], path=["a", "b", "c"], split=["train", "val", "test"])
+    spoil(path, column)
+    with pytest.raises(UserError, match=r"x\.parquet cannot be read as Parquet: .* Write it again"):
+        open_source(str(path))
+
+
+def test_a_damaged_target_or_manifest_is_a_sentence_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", score=[1.0, 2.0, 3.0])
+    spoil(path, 1)
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        tables.target_values(path, TargetColumns("regression", ("score",)))
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        tables.parquet_columns(path, ["score"])
+
+
+def test_a_damaged_row_group_of_a_large_file_is_damaged_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "x.parquet", 6)
+    spoil(path, 0, group=1)
+    monkeypatch.setattr(tables, "HELD_BYTES", 0)
+    source = open_source(str(path))
+    assert [shade(source.read(row)) for row in (0, 1, 4, 5)] == [0, 1, 4, 5]
+    with pytest.raises(DamagedImage, match=r"row group 1 of x\.parquet cannot be read"):
+        source.read(2)
 
 
 def test_mistakes_are_explained(tmp_path: Path) -> None:
