@@ -11,6 +11,7 @@ from ssl_ft.build.comparison_work import plan_comparison
 from ssl_ft.build.compress_plan import plan_compression
 from ssl_ft.build.continuing import plan_adaptation
 from ssl_ft.build.exporting import plan_export
+from ssl_ft.build.packing import plan_index
 from ssl_ft.build.pretraining import plan_pretraining
 from ssl_ft.build.shift import plan_shift
 from ssl_ft.build.suggesting import plan_suggestions
@@ -39,6 +40,8 @@ def plan_lines(settings: Any) -> list[str]:
                 *plan_lines(settings.pretrain),
                 f"then probe, finetune by strategy={settings.finetune.strategy} and from scratch, and report",
             ]
+        case config.IndexSettings():
+            return plan_index(settings)
         case config.PretrainSettings():
             return plan_pretraining(settings)
         case config.ShiftSettings():

@@ -82,7 +82,7 @@ def _pretrain(settings: PretrainSettings, data: Pool, folder: RunFolder, *, are_
     folder.write_manifest(device=str(work.device))
     folder.finish(metrics=metrics, labels_used=used, test_scored=0)
     dist.barrier()
-    dist.stop()
-    if dist.is_main():
+    if dist.is_main():  # before the end of the group, after which every rank is the main one
         print(folder.path)
+    dist.stop()
     return 0

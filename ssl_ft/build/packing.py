@@ -3,8 +3,10 @@
 from contextlib import ExitStack
 from pathlib import Path
 
+from ssl_ft.build.data import open_data
 from ssl_ft.config import IndexSettings
 from ssl_ft.data.indexing import build_index
+from ssl_ft.data.listing import census
 from ssl_ft.data.packing import PackOptions, check_pack_folder, pack
 from ssl_ft.data.source import Source, is_unindexed
 from ssl_ft.errors import UserError
@@ -25,6 +27,20 @@ def check_pack(settings: IndexSettings) -> None:
         )
     if settings.pack is not None:
         check_pack_folder(settings.pack)
+
+
+def plan_index(settings: IndexSettings) -> list[str]:
+    """What would be looked at and written, in sentences.
+
+    Raises:
+        UserError: nothing readable there, or a place that cannot be packed into.
+    """
+    if is_unindexed(settings.data.path, kind=settings.data.kind):
+        return [f"{settings.data.path}: shards without an index, which would be written beside them"]
+    source = open_data(settings.data)
+    check_pack(settings)
+    packed = [] if settings.pack is None else [f"packed into shards at {settings.pack}"]
+    return [f"{source.location}: {len(source)} images, {source.kind}", *census(source), *packed]
 
 
 def index_shards(settings: IndexSettings) -> None:

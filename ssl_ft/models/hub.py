@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import timm
 import torch
@@ -78,8 +77,11 @@ def _nan_before_loading() -> Iterator[None]:
                     value.fill_(float("nan"))
         load(model, *args, **more)
 
-    with patch.object(builder, "load_pretrained", load_into_nan):
+    builder.load_pretrained = load_into_nan
+    try:
         yield
+    finally:
+        builder.load_pretrained = load
 
 
 def _is_of_network(error: BaseException) -> bool:

@@ -68,8 +68,10 @@ def test_equals_torch_in_float64_on_a_gpu(loss, count, size, temperature, dtype,
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_is_timed_on_a_gpu(dtype, capsys):
-    """No bar: a kernel that is slower is not chosen. The figure is printed for whoever looks."""
+    """No bar for being chosen: a slower kernel is not. But one that is several times slower is broken, as when it is
+    compiled anew at every call. The figure is printed for whoever looks.
+    """
     row = time_kernel(4096, dtype, torch.device("cuda"), rounds=5)
     with capsys.disabled():
         print(f"\n{row.name}: {row.ratio:.2f}")
-    assert row.ratio > 0
+    assert row.ratio > 0.2

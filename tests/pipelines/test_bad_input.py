@@ -154,6 +154,13 @@ class TestOddImages:
         assert command(pretrain("five.npy")).code == 0
         assert json.loads(Path("o/encoder/config.json").read_text())["contract"]["channels"] == 5
 
+    def test_a_dry_run_of_index_opens_the_source(self, command, photos):
+        refused(command, ["index", "/nope", "--dry-run"], "/nope")
+        told = command(["index", str(photos), "--dry-run"])
+        assert told.code == 0
+        assert f"# {photos}: 24 images" in told.out
+        assert not Path("runs").exists()
+
     def test_a_dry_run_finds_what_the_run_would_stumble_over(self, command, photos):
         words = ["pretrain", f"data={photos}", "encoder=convnext_atto", "size=8", "batch_size=8", "--dry-run"]
         refused(command, words, "convnext_atto", "8 x 8")

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipelines.training import CASES, MORE_CASES, losses_and_gradient, steps_of_minutes, write_images
+from pipelines import pretrain
+from tests.pipelines.training import CASES, MORE_CASES, losses_and_gradient, settings_of, steps_of_minutes, write_images
 from tests.ranks import run_on_ranks
 
 
@@ -57,3 +58,11 @@ def test_minutes_become_the_same_number_of_steps_on_all_ranks(tmp_path):
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
 def test_every_objective_on_two_and_four_ranks(tmp_path, num_ranks, precision, tolerance):
     assert_equal_on_ranks(tmp_path, list(CASES), num_ranks=num_ranks, precision=precision, tolerance=tolerance)
+
+
+@pytest.mark.dist
+def test_the_run_is_printed_once_and_not_by_every_rank(tmp_path, capfd):
+    out = str(tmp_path / "run")
+    settings = settings_of("simclr-vit", write_images(tmp_path), out=out, devices=2, duration="1 steps")
+    assert pretrain.main(settings) == 0
+    assert capfd.readouterr().out == f"{out}\n"
