@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_ft.build.predicting import Predictor, open_predictor
+from ssl_ft.build.predicting import Predictor, columns_of, open_predictor
 from ssl_ft.config import PredictSettings
 from ssl_ft.data.source import open_source
 from ssl_ft.errors import UserError
@@ -24,6 +24,9 @@ def main(settings: PredictSettings) -> int:
     predictor = open_predictor(settings)
     source = open_source(settings.images)
     out = check_place(Path(settings.out), example="predictions.csv")
+    columns = columns_of(predictor.task, predictor.output_names)
+    if columns[-1] != predictor.output_names[-1]:
+        say(f"an output is called as another column, so those of outputs get a prefix: {', '.join(columns)}")
     rows: list[list[object]] = []
     damaged: list[tuple[str, str]] = []
     wanted = reading_contract(predictor.contract, how=settings.tta)
@@ -47,10 +50,9 @@ def main(settings: PredictSettings) -> int:
         )
     for name, reason in damaged:
         say(f"left out: {name} ({reason})")
-    best = ["label", "probability"] if predictor.task == "classes" else []
     # Shares have a scale of their own, numbers the user's.
     number_format = ".7g" if predictor.task == "regression" else ".6f"
-    write_rows(out, ["path", *best, *predictor.output_names], rows, number_format=number_format)
+    write_rows(out, columns, rows, number_format=number_format)
     say(f"{len(rows)} images labelled")
     print(out)
     return 0

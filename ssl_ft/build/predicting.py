@@ -1,6 +1,6 @@
 """What a folder of images is labelled with: a classifier of ours, or an exported file that needs no torch model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,17 @@ def open_predictor(settings: PredictSettings) -> Predictor:
         )  # fmt: skip
 
     return Predictor(card.task, card.output_names, card.contract, predict)
+
+
+def columns_of(task: str, output_names: Sequence[str]) -> list[str]:
+    """Columns of the table of predictions, each name once.
+
+    `path`, of classes `label` and `probability`, and one for each output, called as it is; where that would name a
+    column twice, every output's column begins with `share_`, or of a regression with `value_`.
+    """
+    first = ["path", "label", "probability"] if task == "classes" else ["path"]
+    prefix = ("value_" if task == "regression" else "share_") if set(first) & set(output_names) else ""
+    return [*first, *(prefix + name for name in output_names)]
 
 
 def _exported(file: Path, settings: PredictSettings) -> Predictor:

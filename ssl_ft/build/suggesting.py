@@ -115,9 +115,14 @@ def classifier_opinion(settings: SuggestSettings, candidates: Source, *, device:
     """What the classifier named makes of all candidates, damaged ones left out as for features.
 
     Raises:
-        UserError: no classifier there, one of a single class, or images it does not take.
+        UserError: no classifier there, one of another task or of a single class, or images it does not take.
     """
     model, card, _ = load_model(find_model(settings.classifier, kind="classifier"))
+    if card.task != "classes":
+        raise UserError(
+            f"classifier={settings.classifier} was trained with data.task={card.task}, and doubt is told from one "
+            "choice among classes; name a classifier of classes, or give encoder= alone and by=coverage"
+        )
     if len(card.class_names) < 2:
         raise UserError(f"classifier={settings.classifier} knows one class only and is never unsure; name another")
     damage = Damage(candidates, max_share=settings.max_damaged_share)

@@ -102,10 +102,13 @@ def main(words: list[str]) -> int:
     if not rows:
         print(f"{words[0]} holds no image that can be read; nothing was written", file=sys.stderr)
         return 2
-    best = ["label", "probability"] if names["task"] == "classes" else []
+    first = ["path", "label", "probability"] if names["task"] == "classes" else ["path"]
+    # A class called `label` would name a column twice; then all outputs' columns get a prefix.
+    is_twice = set(first) & set(names["output_names"])
+    prefix = ("value_" if names["task"] == "regression" else "share_") if is_twice else ""
     out = Path(words[1] if len(words) == 2 else "predictions.csv")
     with out.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["path", *best, *names["output_names"]], *rows])
+        csv.writer(file).writerows([[*first, *(prefix + name for name in names["output_names"])], *rows])
     print(out)
     return 0
 

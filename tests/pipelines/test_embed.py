@@ -1,6 +1,7 @@
 """Stages embed and predict into files: features are the encoder's, of an encoder or a classifier; mistakes."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from ssl_ft.artifact import InputContract, ModelCard, load_model, save_model
 from ssl_ft.build.embedding import open_embedder
+from ssl_ft.build.predicting import columns_of
 from ssl_ft.data.source import open_source
 from ssl_ft.evaluate.features import compute_outputs, read_inputs
 from ssl_ft.models.encoders import EncoderSpec, build_encoder
@@ -108,6 +110,37 @@ def test_mistakes(command: Command, tiny_runs: Path, photos: Path) -> None:
     np.save("five.npy", np.zeros((4, 16, 16, 5), np.uint8))
     Path("f.parquet").write_text("before")
     refused(command, ["embed", "five.npy", encoder, "out=f.parquet"], "five.npy#0", "5 channels", "takes 3")
+
+
+@pytest.mark.parametrize("out", ["p.csv", "p.parquet"])
+def test_a_class_called_as_a_column_gets_a_prefix(command: Command, runs: Path, photos: Path, out: str) -> None:
+    model, card, _ = load_model(runs / "finetune/classifier")
+    save_model(runs / "other/classifier", model, replace(card, class_names=("label", "b")))
+    outcome = command(["predict", str(photos), f"classifier={runs / 'other'}", "device=cpu", f"out={out}"])
+    assert outcome.code == 0, outcome.err
+    columns = ["path", "label", "probability", "share_label", "share_b"]
+    assert ", ".join(columns) in outcome.err
+    if out.endswith("parquet"):
+        rows = pq.read_table(out).to_pylist()
+    else:
+        with Path(out).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    assert list(rows[0]) == columns
+    assert {row["label"] for row in rows} <= {"label", "b"}
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "columns"),
+    [
+        ("classes", ["a", "b"], ["path", "label", "probability", "a", "b"]),
+        ("classes", ["path", "b"], ["path", "label", "probability", "share_path", "share_b"]),
+        ("multi_label", ["label", "b"], ["path", "label", "b"]),
+        ("multi_label", ["path"], ["path", "share_path"]),
+        ("regression", ["path", "age"], ["path", "value_path", "value_age"]),
+    ],
+)
+def test_columns_are_named_once(task: str, names: list[str], columns: list[str]) -> None:
+    assert columns_of(task, names) == columns
 
 
 def test_predictions_as_parquet_are_those_of_the_csv(command: Command, tiny_runs: Path, photos: Path) -> None:

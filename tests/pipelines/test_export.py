@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ssl_ft.artifact import save_model
+from ssl_ft.build.predicting import columns_of
 from ssl_ft.errors import UserError
 from tests.export.works import make_model, write_data
 from tests.pipelines.conftest import Outcome, run_command
@@ -101,6 +103,16 @@ def test_the_run_tells_what_was_checked(place: Path) -> None:
     (file,) = content["files"]
     assert (file["name"], file["checked_on"], file["tolerance"]) == ("model.onnx", 9, 1e-4)
     assert content["parent_sha256"] == result["parents"][0]["sha256"]
+
+
+def test_the_script_names_columns_once_as_predict_does(place: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(place / "out" / "exported", tmp_path / "exported")
+    about = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(about | {"output_names": ["label", "bee", "cat"]}))
+    words = [sys.executable, str(folder / "predict.py"), str(place / "images"), str(tmp_path / "script.csv")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert table(tmp_path / "script.csv")[0] == columns_of("classes", ["label", "bee", "cat"])
 
 
 def test_labels_are_those_of_the_model(place: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Stage suggest: what is chosen is new, in order and repeatable; cold, with labels, with a classifier; mistakes."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,18 @@ def test_a_table_of_which_some_rows_are_labelled(command: Command, tiny_runs: Pa
     assert sorted(row["path"] for row in rows) == names[8:]
     assert {row["guess"] for row in rows} <= {"cat", "dog"}
     assert "8 of 24 images have a label and are not suggested" in outcome.err
+
+
+def test_copies_of_labelled_rows_of_the_same_table_are_not_suggested(photos: Path) -> None:
+    """Those of its test part as well: labelled once more, they would teach what they are to score."""
+    names = [f"photos/{name}" for name in open_source(str(photos)).names]
+    for place, number in (("a", 0), ("b", 1)):
+        shutil.copy(photos.parent / names[number], photos / place / "copy.png")
+    rows = [f"{names[0]},cat,test", f"{names[1]},dog,train", f"{names[2]},cat,train"]
+    rows += [f"{name},,train" for name in (*names[3:8], "photos/a/copy.png", "photos/b/copy.png")]
+    (photos.parent / "table.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    found = open_to_label(DataSettings(path=str(photos.parent / "table.csv")), None)
+    assert sorted(found.candidates.names) == names[3:8]
 
 
 def test_labels_that_will_score_teach_nothing(photos: Path) -> None:

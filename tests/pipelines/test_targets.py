@@ -105,6 +105,15 @@ def test_predict_writes_a_column_a_target(place: Path, tmp_path: Path) -> None:
         assert np.all((values >= 0) & (values <= 1)) if run == "labels" else np.all(values > 4000)
 
 
+@pytest.mark.parametrize(("run", "task"), [("labels", "multi_label"), ("numbers", "regression")])
+def test_suggest_refuses_what_has_no_choice_among_classes(place: Path, tmp_path: Path, run: str, task: str) -> None:
+    words = ["suggest", f"pool={place / 'images'}", f"classifier={place / run}", "n=2", "device=cpu"]
+    outcome = run_command([*words, f"out={tmp_path / 's.csv'}"])
+    assert outcome.code == 2
+    assert f"was trained with data.task={task}" in outcome.err
+    assert "knows one class only" not in outcome.err
+
+
 def test_predict_repeats_what_test_said(place: Path, tmp_path: Path) -> None:
     """The saved model is the one that was scored, units and all."""
     out = tmp_path / "all.csv"
