@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
+from ssl_ft.config.base import Settings
 from ssl_ft.errors import UserError, short_path
 
 S = TypeVar("S", bound=BaseModel)
@@ -74,7 +75,9 @@ def load_settings(cls: type[S], *, recipe: str | None, overrides: Sequence[str])
             given[key] = pair
             _put(tree, key, value, pair)
     settings, problems = checked(cls, tree)
-    if settings is None:
+    if isinstance(settings, Settings):
+        problems = settings.unread(given)
+    if settings is None or problems:
         head = "1 setting is wrong" if len(problems) == 1 else f"{len(problems)} settings are wrong"
         raise UserError("\n  ".join([f"{head}:", *problems]))
     return settings

@@ -56,6 +56,31 @@ class TestValues:
         assert (settings.encoder.name, settings.encoder.stem_stride) == ("b", 1)
         assert (settings.data.path, settings.data.limit) == ("é", 5)
 
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            (
+                ["objective=masked", "contrast.temperature=0.3"],
+                "temperature belongs to objective=simclr or dcl",
+            ),
+            (["masked={hidden_share: 0.5}"], "objective=simclr does not read it, leave it out"),
+            (["objective=dcl", "joint.form=shared"], "joint.form belongs to objective=joint; objective=dcl does not"),
+        ],
+    )
+    def test_what_the_objective_does_not_read_is_not_taken(self, given, told):
+        assert told in mistakes(*given)
+        assert told in mistakes(*given, recipe="photos")
+        with pytest.raises(UserError, match=r"pretrain\.\w+\.\w+ belongs to pretrain\.objective="):
+            load_settings(RunSettings, recipe="photos", overrides=[f"pretrain.{each}" for each in given])
+
+    def test_a_recipe_holds_sections_for_whichever_objective_is_chosen(self):
+        switched = pretrain("objective=masked", recipe="small-photos")
+        assert (switched.objective, switched.contrast.temperature) == ("masked", 0.2)
+        joint = pretrain("objective=joint", "contrast.temperature=0.3", "masked.patch=8", recipe="photos")
+        assert (joint.contrast.temperature, joint.masked.patch, joint.masked.hidden_share) == (0.3, 8, 0.6)
+        run = load_settings(RunSettings, recipe="photos", overrides=["pretrain.objective=rotation"])
+        assert run.pretrain.objective == "rotation"
+
     @pytest.mark.parametrize("name", recipe_names())
     def test_recipes_that_come_along_are_valid(self, name):
         for cls in (RunSettings, PretrainSettings, CompareSettings, TuneSettings):

@@ -1,5 +1,6 @@
 """What all settings have in common: strictness, kinds of numbers, and what every run needs."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -14,6 +15,16 @@ Span = tuple[float, float]
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def unread(self, given: Collection[str]) -> list[str]:
+        """A sentence for each of some settings that would have no effect beside the others.
+
+        Asked of what was typed for this very run alone: a recipe may hold sections for whichever objective is chosen.
+
+        Args:
+            given: dotted names.
+        """
+        return []
 
 
 def short(key: str) -> BeforeValidator:

@@ -1,5 +1,6 @@
 """Settings of pretraining."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -9,6 +10,13 @@ from ssl_ft.config.combinations import misfits
 from ssl_ft.config.parts import DataSettings, EncoderSettings, OptimSettings, ViewSettings
 from ssl_ft.config.slurm import SlurmSettings
 from ssl_ft.schedules import parse_duration
+
+# Which objectives read which section.
+READERS: dict[str, tuple[str, ...]] = {
+    "contrast": ("simclr", "dcl", "joint"),
+    "masked": ("masked", "joint"),
+    "joint": ("joint",),
+}
 
 
 class ContrastSettings(Settings):
@@ -78,6 +86,21 @@ class PretrainSettings(Stage):
     def num_ranks(self) -> int:
         """Ranks these settings ask for; under `torchrun` there may be others."""
         return self.devices if self.slurm is None else self.slurm.nodes * self.slurm.ranks_per_node
+
+    def unread(self, given: Collection[str], *, prefix: str = "") -> list[str]:
+        """Settings of sections that the objective does not read; see `Settings.unread`.
+
+        Args:
+            given: dotted names.
+            prefix: of these settings' names, as the person wrote them.
+        """
+        sections = {name: name.partition(".")[0] for name in sorted(given)}
+        return [
+            f"{prefix}{name} belongs to {prefix}objective={' or '.join(READERS[section])}; "
+            f"{prefix}objective={self.objective} does not read it, leave it out"
+            for name, section in sections.items()
+            if section in READERS and self.objective not in READERS[section]
+        ]
 
     @field_validator("duration", "eval_every", "save_every")
     @classmethod

@@ -1,5 +1,6 @@
 """Settings of the stages that use an encoder: probe, finetune, predict, and all of it in one go."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -130,6 +131,11 @@ class RunSettings(Settings):
     )
     title: str = Field("ssl_ft", description="title of the report")
     out: str = Field("runs/demo", description="folder of all run folders, report.html and result.json")
+
+    def unread(self, given: Collection[str]) -> list[str]:
+        """Those of pretrain."""
+        own = [name.removeprefix("pretrain.") for name in given if name.startswith("pretrain.")]
+        return self.pretrain.unread(own, prefix="pretrain.")
 
     @model_validator(mode="after")
     def _is_judged_by_classes(self) -> Self:
