@@ -136,7 +136,9 @@ def train(work: Pretraining, run: RunFolder, *, should_stop: Callable[[], bool],
             return False
 
         def save(step: int, name: str = "last") -> None:
-            values = {"step": step, "best": best, "num_steps": work.plan.num_steps}
+            # What one rank has met counts for all, and is listed at the end though a resumed run may not meet it again.
+            damaged = work.store.share_damages()
+            values = {"step": step, "best": best, "num_steps": work.plan.num_steps, "damaged": damaged}
             if writer is not None:
                 writer.save(name, step, modules=work.modules(), optimizer=work.optimizer, values=values)
                 return
@@ -173,6 +175,8 @@ def resume(work: Pretraining, folder: Path) -> tuple[int, float]:
         values = load_checkpoint(files[0], modules=modules, optimizer=work.optimizer)
     else:
         values = load_shards(files, modules=modules, optimizer=work.optimizer)
+    # Checkpoints from before damage was kept in them have none; JSON made texts of the numbers.
+    work.store.hear_of({int(index): reason for index, reason in values.get("damaged", {}).items()})
     return int(values["step"]), float(values["best"])
 
 

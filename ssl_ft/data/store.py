@@ -5,7 +5,7 @@ are replaced by others in an order that depends on the seed alone, and listed; t
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_ft import dist
 from ssl_ft.data.cuts import cut_views
 from ssl_ft.data.images import DamagedImage, Pixels, decode, resize_square, to_channels
 from ssl_ft.data.source import Source
@@ -88,6 +89,9 @@ class ImageStore:
         self._classes = source.labels if is_class_kept else None
         self.is_decoded = False
         self._damaged: dict[int, str] = {}
+        # Met by other ranks or before a resume: counted and listed, but read anew, for it may have been mended.
+        self._heard_of: dict[int, str] = {}
+        self._met: set[int] = set()  # both together
         self._lock = threading.Lock()
         if is_decoded:
             self._pixels, self._aspects = self._decode_all(memory_map, on_progress)
@@ -98,9 +102,27 @@ class ImageStore:
 
     @property
     def damages(self) -> list[Damage]:
-        """The damaged images met so far, by number."""
-        found = sorted(self._damaged.items())
+        """The damaged images met so far, or heard of, by number."""
+        found = sorted((self._heard_of | self._damaged).items())
         return [Damage(self.source.names[i], reason, self.source.names[self._stand_in(i)]) for i, reason in found]
+
+    def share_damages(self) -> dict[int, str]:
+        """The damaged images that any rank has met so far, and why, by number; every rank must call it, and lists them.
+
+        Raises:
+            UserError: all together they are more than `options.max_damaged_share` allows.
+        """
+        with self._lock:
+            own = self._heard_of | self._damaged
+        self.hear_of({index: reason for met in dist.gather_objects(own) for index, reason in met.items()})
+        self._refuse_too_many()
+        return dict(sorted(self._heard_of.items()))
+
+    def hear_of(self, damaged: Mapping[int, str]) -> None:
+        """Count and list as damaged what another rank or an earlier start of the run has met, with the reasons."""
+        with self._lock:
+            self._heard_of |= damaged
+            self._met |= damaged.keys()
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images uint8 [B, C, S, S] and aspects float32 [B] of int64 indices [B]."""
@@ -184,11 +206,16 @@ class ImageStore:
     def _note_damage(self, index: int, reason: str) -> None:
         with self._lock:
             self._damaged[index] = reason
-            count, allowed = len(self._damaged), self.options.max_damaged_share * len(self)
-        if count > allowed:
-            first = "; ".join(f"{self.source.names[i]} ({why})" for i, why in list(self._damaged.items())[:5])
+            self._met.add(index)
+        self._refuse_too_many()
+
+    def _refuse_too_many(self) -> None:
+        if len(self._met) > self.options.max_damaged_share * len(self):
+            with self._lock:
+                met = self._heard_of | self._damaged
+            first = "; ".join(f"{self.source.names[i]} ({why})" for i, why in list(met.items())[:5])
             raise UserError(
-                f"{self.source.location}: {count} of {len(self)} images could not be read, more than "
+                f"{self.source.location}: {len(met)} of {len(self)} images could not be read, more than "
                 f"data.max_damaged_share={self.options.max_damaged_share} allows: {first}. `ssl-ft index` lists them "
                 "all; mend or remove the files, or raise the share"
             )

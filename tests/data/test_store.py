@@ -1,5 +1,6 @@
 """The pool: three ways to hold it give the same bits, damaged images are replaced repeatably, statistics are right."""
 
+import contextlib
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_ft.data.images import decode, resize_square
+from ssl_ft import dist
+from ssl_ft.data.images import DamagedImage, decode, resize_square
 from ssl_ft.data.source import Source
 from ssl_ft.data.store import DecodeOptions, ImageStore, channel_statistics
 from ssl_ft.errors import UserError
 from tests.pools import noise_images, source_of, store_of
+from tests.ranks import run_on_ranks
 
 COUNT, BROKEN = 24, (0, 3, 5, 11, 12, 13, 20, 21)
 OPTIONS = DecodeOptions(channels=3, side=10, max_damaged_share=0.4)
@@ -108,6 +111,48 @@ def test_too_many_damaged_images_stop_the_run(is_decoded: bool) -> None:
     read_all(len(BROKEN) / COUNT)
     with pytest.raises(UserError, match=r"3 of 24 images could not be read.*max_damaged_share=0\.1 .*image 0 \("):
         read_all(0.1)
+
+
+def half_of_the_pool(share: float) -> tuple[list[str], list[str] | str]:
+    """Damaged images a rank meets in its half of the pool, and those it lists once ranks have told each other."""
+    options = DecodeOptions(channels=3, side=10, max_damaged_share=share, workers=1)
+    # Images it draws to stand in may be damaged too, and which those are depends on the seed.
+    store = ImageStore(mixed_source(), options, seed=1, is_decoded=False)
+    ranks = dist.world_size()
+    for index in range(dist.rank(), COUNT, ranks):
+        with contextlib.suppress(DamagedImage):
+            store._picture(index)
+    alone = sorted(store._damaged)
+    try:
+        shared = store.share_damages()
+    except UserError as error:
+        return alone, str(error)
+    assert [damage.name for damage in store.damages] == [f"image {index}" for index in shared]
+    return alone, sorted(shared)
+
+
+@pytest.mark.dist
+def test_ranks_count_and_list_the_damage_of_all() -> None:
+    two = run_on_ranks(half_of_the_pool, 0.4, num_ranks=2)
+    assert [alone for alone, _ in two] == [[0, 12, 20], [3, 5, 11, 13, 21]]
+    assert [shared for _, shared in two] == [list(BROKEN)] * 2
+    # Each rank by itself is below the cap of 6.
+    for _, sentence in run_on_ranks(half_of_the_pool, 0.25, num_ranks=2):
+        assert "8 of 24 images could not be read, more than data.max_damaged_share=0.25" in sentence
+
+
+def test_damage_heard_of_is_listed_and_counted_and_read_anew() -> None:
+    source = mixed_source(broken=(3,))
+    store = ImageStore(source, replace(OPTIONS, max_damaged_share=0.1), seed=0, is_decoded=False)
+    store.hear_of({5: "the drive was gone"})
+    store.fetch(torch.arange(COUNT))
+    assert [(damage.name, damage.reason) for damage in store.damages][1] == ("image 5", "the drive was gone")
+    assert store.share_damages().keys() == {3, 5}
+    whole = ImageStore(mixed_source(broken=()), OPTIONS, seed=0, is_decoded=False)
+    assert torch.equal(store.fetch(torch.tensor([5]))[0], whole.fetch(torch.tensor([5]))[0])
+    store.hear_of({7: "so was another"})
+    with pytest.raises(UserError, match="3 of 24 images could not be read"):
+        store.share_damages()
 
 
 def test_nothing_readable_at_all_is_said() -> None:

@@ -16,6 +16,7 @@ from ssl_ft import loop
 from ssl_ft.artifact import read_card
 from ssl_ft.config import PretrainSettings
 from tests.conftest import CHECKOUT
+from tests.pipelines.conftest import write_photos
 from tests.pipelines.training import settings_of, write_images
 from tests.ranks import run_on_ranks
 
@@ -45,6 +46,23 @@ def test_five_and_five_steps_equal_ten(tmp_path, case, monkeypatch):
     assert pretrain.main(parts) == 0
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_damage_met_before_a_stop_is_listed_at_the_end(tmp_path, monkeypatch):
+    photos = write_photos(tmp_path / "photos", count=24, size=32)
+    spoilt = photos / "a" / "03.png"
+    whole = spoilt.read_bytes()
+    spoilt.write_bytes(whole[:200])
+    data = {"path": str(photos), "workers": 1, "max_damaged_share": 0.1, "test_share": 0.01}
+    settings = settings_of("simclr-convnet", photos, out=str(tmp_path / "o"), data=data)
+    with monkeypatch.context() as patch:
+        patch.setattr("ssl_ft.loop._agree_to_stop", lambda step, calls: stop_at_seven(step))
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.main(settings)
+    spoilt.write_bytes(whole)
+    assert pretrain.main(settings) == 0
+    rows = (tmp_path / "o" / "damaged.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["a/03.png"]
 
 
 def stop_at_seven(step: int) -> bool:
