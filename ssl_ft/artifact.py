@@ -208,13 +208,16 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
         # Models from before there were other tasks name none.
         task, targets = raw.get("task", "classes"), tuple(raw.get("target_names", ()))
         card = ModelCard(raw["kind"], spec, contract, names, raw["about"], task, targets)
-        is_sealed, digest = raw.get("seal") in (None, _seal(raw)), str(raw["sha256"])
+        seal, digest = raw.get("seal"), str(raw["sha256"])
+        is_sealed = seal == _seal(raw)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{path} is not a model description of ours ({why}); name another model") from error
-    problem = _card_problem(card) or ("" if is_sealed else "it was edited after the model was written")
+    problem = _card_problem(card) or (
+        "" if is_sealed else "it was edited after the model was written" if seal else "it has lost its seal"
+    )
     if problem:
         raise UserError(f"{path} cannot be trusted: {problem}. Take the model from its source again")
     return card, digest

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssl_ft.artifact import InputContract, ModelCard, find_model, load_model, read_card, save_model
+from ssl_ft.artifact import InputContract, ModelCard, _seal, find_model, load_model, read_card, save_model
 from ssl_ft.errors import UserError
 from ssl_ft.models.encoders import EncoderSpec, build_encoder
 
@@ -49,20 +49,20 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def edit(folder: Path, *, part: str | None = None, is_sealed: bool = True, **changes: Any) -> None:
-    """Change a config; without its seal it is as if made by hand."""
+def edit(folder: Path, *, part: str | None = None, is_resealed: bool = False, **changes: Any) -> None:
+    """Change a config; with `is_resealed` it gets the seal of what it then says, as if it had been written so."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     (config if part is None else config[part]).update(changes)
-    if not is_sealed:
-        config.pop("seal", None)
+    if is_resealed:
+        config["seal"] = _seal(config)
     path.write_text(json.dumps(config))
 
 
 def replace_weights(folder: Path, content: bytes) -> None:
     """Other weights with a config that vouches for them."""
     (folder / "model.safetensors").write_bytes(content)
-    edit(folder, is_sealed=False, sha256=hashlib.sha256(content).hexdigest())
+    edit(folder, is_resealed=True, sha256=hashlib.sha256(content).hexdigest())
 
 
 class TestRoundTrip:
@@ -173,7 +173,7 @@ class TestForeign:
         ],
     )
     def test_configs_that_contradict_themselves(self, folder, part, changes, message):
-        edit(folder, part=part, is_sealed=False, **changes)
+        edit(folder, part=part, is_resealed=True, **changes)
         with pytest.raises(UserError, match=message):
             load_model(folder)
 
@@ -185,6 +185,17 @@ class TestForeign:
         edit(folder, part=part, **changes)
         with pytest.raises(UserError, match=r"config.json cannot be trusted: it was edited"):
             load_model(folder)
+
+    def test_an_edit_is_not_hidden_by_taking_the_seal_away(self, folder):
+        path = folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["contract"]["white_level"] = 255
+        for seal in ({}, {"seal": None}, {"seal": ""}):
+            path.write_text(json.dumps({key: value for key, value in config.items() if key != "seal"} | seal))
+            with pytest.raises(
+                UserError, match=r"config.json cannot be trusted: it has lost its seal\. Take the model"
+            ):
+                load_model(folder)
 
     def test_notes_may_be_added_by_hand(self, folder):
         edit(folder, part="about", licence="CC0")

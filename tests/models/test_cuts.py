@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ssl_ft.artifact import InputContract, ModelCard, load_model, save_model
+from ssl_ft.artifact import InputContract, ModelCard, _seal, load_model, save_model
 from ssl_ft.build.origins import load_origin, own_origin
 from ssl_ft.compress.prune_widths import Shears, find_widths, narrow, planned_sizes
 from ssl_ft.errors import UserError
@@ -111,7 +111,7 @@ def test_the_cards_own_lines_load_it_where_this_package_is_not(saved):
         assert torch.allclose(outputs, wanted[name], atol=1e-6, rtol=0), name
 
 
-def edited(saved: Path, folder: Path, *, is_sealed: bool, cut: dict[str, Any]) -> Path:
+def edited(saved: Path, folder: Path, *, is_resealed: bool, cut: dict[str, Any]) -> Path:
     for path in (saved / "resnet").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     config = json.loads((folder / "config.json").read_text())
@@ -119,14 +119,14 @@ def edited(saved: Path, folder: Path, *, is_sealed: bool, cut: dict[str, Any]) -
         for name, value in changes.items():
             own = config["spec"]["cut"][key]
             own[name] = {**own.get(name, {}), **value} if isinstance(value, dict) else value
-    if not is_sealed:
-        config.pop("seal")
+    if is_resealed:
+        config["seal"] = _seal(config)
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
 def test_an_edit_is_seen_by_the_seal(saved, tmp_path):
-    folder = edited(saved, tmp_path, is_sealed=True, cut={"numbers": {"bn1": {"num_features": 4}}})
+    folder = edited(saved, tmp_path, is_resealed=False, cut={"numbers": {"bn1": {"num_features": 4}}})
     with pytest.raises(UserError, match="edited after the model was written"):
         load_model(folder)
 
@@ -149,7 +149,7 @@ def test_an_edit_is_seen_by_the_seal(saved, tmp_path):
 )
 def test_a_forged_cut_is_not_built(saved, tmp_path, cut, message):
     with pytest.raises(UserError, match=message):
-        load_model(edited(saved, tmp_path, is_sealed=False, cut=cut))
+        load_model(edited(saved, tmp_path, is_resealed=True, cut=cut))
 
 
 def test_a_whole_architecture_says_nothing_of_cuts():
