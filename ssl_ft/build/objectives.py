@@ -148,7 +148,7 @@ def _masked_alone(settings: PretrainSettings, encoder: nn.Module, views: ViewMak
     imputer, size = masked.imputer.eval(), views.recipe.size
     mask = sample_mask(
         torch.zeros(1, dtype=torch.int64),
-        num_patches=(size // imputer.patch) ** 2,
+        num_patches=masked.num_patches,
         hidden_share=masked.hidden_share,
         seed=0,
         epoch=0,

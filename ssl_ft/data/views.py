@@ -10,11 +10,13 @@ Shape suffixes: B images, C channels, S stored side, V side of the view.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_ft.data.constants import constant
 from ssl_ft.seeding import uniform
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights Pillow and torchvision use for grey
@@ -241,7 +243,7 @@ def _recolour(views: Tensor, draws: Tensor, *, recipe: ViewRecipe, is_colour: bo
         for k, width in ((1, recipe.brightness), (2, recipe.contrast), (3, recipe.saturation))
     ]
     brightness, contrast, saturation = (factor.view(-1, 1, 1) for factor in factors)
-    luma = views.new_tensor(_LUMA) if is_colour else views.new_full((channels,), 1 / channels)
+    luma = constant(_LUMA, like=views) if is_colour else views.new_full((channels,), 1 / channels)
     # Contrast scales about the mean grey of the brightened image, so it adds (1 − contrast) times that mean.
     mean_grey = brightness * (views.mean((2, 3)) @ luma).view(-1, 1, 1)
     matrix = (brightness * contrast) * torch.eye(channels, dtype=views.dtype, device=views.device)
@@ -265,14 +267,22 @@ def _hue_matrix(turns: Tensor) -> Tensor:
     angle = turns * (2 * math.pi)
     cosine, sine, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     rotation = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], dim=1).view(-1, 3, 3)
+    to_yiq, from_yiq = (constant(values, like=turns).view(3, 3) for values in _yiq())
+    return from_yiq @ rotation @ to_yiq
+
+
+@cache
+def _yiq() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """RGB -> YIQ and back, row by row."""
     to_yiq = torch.tensor(_FROM_RGB, dtype=torch.float64)
     # The printed coefficients are rounded; rows of I and Q must sum to 0 exactly for grey to stay grey.
     to_yiq[1:] -= to_yiq[1:].mean(1, keepdim=True)
     from_yiq: Tensor = torch.linalg.inv(to_yiq)
-    return from_yiq.to(turns) @ rotation @ to_yiq.to(turns)
+    return tuple(to_yiq.flatten().tolist()), tuple(from_yiq.flatten().tolist())
 
 
 def normalise(views_BCVV: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(x − mean) / std for each channel; values in [0, 1] become the encoder's input."""
     shape = (1, len(mean), 1, 1)
-    return (views_BCVV - views_BCVV.new_tensor(mean).view(shape)).div_(views_BCVV.new_tensor(std).view(shape))
+    centred = views_BCVV - constant(tuple(mean), like=views_BCVV).view(shape)
+    return centred.div_(constant(tuple(std), like=views_BCVV).view(shape))

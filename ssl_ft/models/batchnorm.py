@@ -30,7 +30,7 @@ class GlobalBatchNorm(_BatchNorm):
         x = input if input.dtype == torch.float64 else input.float()
         # Sums in float64 round the same whichever ranks the images are on; in float32 their error, magnified where
         # a channel varies little, would set the ranks' first steps apart.
-        count = dist.sum_with_gradient(x.new_tensor([x.numel() / x.shape[1]], dtype=torch.float64))
+        count = dist.sum_with_gradient(x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float64))
         mean = dist.sum_with_gradient(x.sum(axes, dtype=torch.float64)) / count
         centred = x - mean.to(x.dtype).view(shape)
         variance = dist.sum_with_gradient(centred.square().sum(axes, dtype=torch.float64)) / count

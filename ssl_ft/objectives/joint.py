@@ -75,7 +75,7 @@ class SharedJoint(nn.Module):
         """Loss of one batch."""
         images = torch.cat([self.masked.views(batch, view=view) for view in (0, 1)])
         mask = torch.cat([self.masked.mask(batch, view=view) for view in (0, 1)])
-        prediction, features = self.masked.imputer(images, mask)
+        prediction, features = self.masked.imputer(images, mask, num_hidden=self.masked.num_hidden)
         imputed = imputation_loss(prediction, self.masked.target(images), mask)
         contrasted = contrast(self.projector(features), loss=self.loss, temperature=self.temperature)
         return _joined(contrasted, imputed, weight=self.weight)

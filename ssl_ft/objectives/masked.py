@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssl_ft.data.batches import Batch, ViewMaker
-from ssl_ft.data.masks import hide, patchify, sample_mask
+from ssl_ft.data.masks import hide, num_hidden, patchify, sample_mask
 from ssl_ft.models.decoders import MapDecoder, TokenDecoder
 from ssl_ft.models.encoders import feature_map, is_vit, pool_map
 from ssl_ft.models.visible import visible_tokens
@@ -57,10 +57,11 @@ class Imputer(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.patch = encoder, decoder, patch
 
-    def forward(self, images_BCHW: Tensor, mask_BP: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions [B, P, K] and the features [B, D] of the visible part."""
+    def forward(self, images_BCHW: Tensor, mask_BP: Tensor, *, num_hidden: int | None = None) -> tuple[Tensor, Tensor]:
+        """Predictions [B, P, K] and the features [B, D] of the visible part; `num_hidden` as in `visible_tokens`."""
         if is_vit(self.encoder):
-            tokens, places = visible_tokens(cast(VisionTransformer, self.encoder), images_BCHW, mask_BP)
+            vit = cast(VisionTransformer, self.encoder)
+            tokens, places = visible_tokens(vit, images_BCHW, mask_BP, num_hidden=num_hidden)
             return self.decoder(tokens, places), tokens.mean(1)
         features = feature_map(self.encoder, hide(images_BCHW, mask_BP, patch=self.patch))
         return patchify(self.decoder(features), patch=self.patch), pool_map(self.encoder, features)
@@ -86,12 +87,21 @@ class Masked(nn.Module):
         """What is kept after pretraining."""
         return self.imputer.encoder
 
+    @property
+    def num_patches(self) -> int:
+        """P of a view."""
+        return (self.views.recipe.size // self.imputer.patch) ** 2
+
+    @property
+    def num_hidden(self) -> int:
+        """How many of them are hidden in every image."""
+        return num_hidden(self.num_patches, hidden_share=self.hidden_share)
+
     def mask(self, batch: Batch, *, view: int) -> Tensor:
         """The masks bool [B, P] of a view of each image."""
-        grid = self.views.recipe.size // self.imputer.patch
         return sample_mask(
             batch.indices_B,
-            num_patches=grid * grid,
+            num_patches=self.num_patches,
             hidden_share=self.hidden_share,
             seed=self.views.seed,
             epoch=batch.epoch,
@@ -106,6 +116,6 @@ class Masked(nn.Module):
     def forward(self, batch: Batch) -> LossParts:
         """Loss of one batch."""
         images, mask = self.views(batch, view=0), self.mask(batch, view=0)
-        prediction, _ = self.imputer(images, mask)
+        prediction, _ = self.imputer(images, mask, num_hidden=self.num_hidden)
         total = imputation_loss(prediction, self.target(images), mask)
         return LossParts(total, {"imputation": total.detach()})
