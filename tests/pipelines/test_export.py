@@ -13,7 +13,9 @@ from PIL import Image
 
 from ssl_ft.artifact import save_model
 from ssl_ft.build.predicting import columns_of
+from ssl_ft.data.images import resize_center_crop
 from ssl_ft.errors import UserError
+from ssl_ft.export.standalone import read_image
 from tests.export.works import make_model, write_data
 from tests.pipelines.conftest import Outcome, run_command
 
@@ -138,6 +140,20 @@ runpy.run_path({str(exported / "predict.py")!r}, run_name="__main__")
         assert [row[:2] for row in found] == [row[:2] for row in wanted]
         numbers = [np.array([row[2:] for row in rows[1:]], float) for rows in (found, wanted)]
         assert np.abs(numbers[0] - numbers[1]).max() < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 65535), (50_001, 2), (2, 65), (3, 40)])
+def test_the_script_cuts_a_strip_as_ours_does_and_enlarges_no_more_of_it(tmp_path, monkeypatch, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "strip.png")
+    ours = resize_center_crop(pixels[None], 16, interpolation="bilinear")
+    asked, resize = list[tuple[int, int]](), Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *more: asked.append(size) or resize(self, size, *more)
+    )
+    theirs = read_image(tmp_path / "strip.png", channels=1, size=16, white_level=65535)
+    np.testing.assert_array_equal(theirs, ours)
+    assert max(asked[0]) <= 33 * 16
 
 
 def test_a_file_that_deviates_is_not_kept(place: Path, tmp_path: Path) -> None:
