@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binom
 
 from ssl_ft.artifact import InputContract
 from ssl_ft.build.draft import Start
@@ -44,6 +45,20 @@ def images_of(folder: Path, *, count: int = 36, is_shuffled: bool = False, seed:
     labels = generator.permutation(labels) if is_shuffled else labels
     source = source_of(list(pixels), labels=labels)
     return LabelledImages(source, DataSettings(path="memory", workers=1), np.arange(count), folder)
+
+
+def memorable_images(folder: Path, *, count: int, seed: int = 0) -> LabelledImages:
+    """Coarse coloured squares, none like another, under labels of three that have nothing to do with them."""
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 256, (count, 4, 4, 3)).astype(np.uint8).repeat(SIDE // 4, 1).repeat(SIDE // 4, 2)
+    source = source_of(list(pixels), labels=generator.permutation(np.arange(count, dtype=np.int64) % 3))
+    return LabelledImages(source, DataSettings(path="memory", workers=1), np.arange(count), folder)
+
+
+def chance(count: int, *, looks: int = 1) -> tuple[float, float]:
+    """Accuracies on `count` images of three classes that guesses leave once in 1000 times, the best of `looks`."""
+    least, most = binom.ppf([5e-4, 1 - 5e-4 / looks], count, 1 / 3)
+    return float(least) / count, float(most) / count
 
 
 def split_of(train: int, val: int, test: int = 0) -> LabelSplit:
