@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ssl_ft import dist, handover
-from ssl_ft.build.judging import feature_sets, needed_images
+from ssl_ft.build.judging import feature_sets, needed_images, shown_images
 from ssl_ft.build.parts import choose_device
 from ssl_ft.config import ProbeSettings
 from ssl_ft.evaluate.features import FeatureSet
@@ -55,10 +55,12 @@ def _probe(settings: ProbeSettings, labelled: handover.Labelled, run: RunFolder)
             judged[each.model] = judge(
                 each.features, each.labels, each.roles, budgets=settings.labels, draws=settings.draws,
                 num_neighbours=settings.knn, num_classes=len(names), class_names=names, seed=settings.seed,
-                drawn=needed.places(each.inputs), on_progress=progress.advance,
+                drawn=needed.places(each.indices), on_progress=progress.advance,
             )  # fmt: skip
     metrics = [metric for model, all_of in judged.items() for one in all_of for metric in _metrics(one, model)]
     _write_details(run, sets[0], judged["encoder"][-1], names, seed=settings.seed)
+    shown = shown_images(source, labelled.data, labelled.origin.card.contract)
+    write_neighbours(run.path, sets[0], shown)
     run.write_manifest(device=str(device))
     largest = max(one.num_labels for one in judged["encoder"])
     used = LabelsUsed(train=largest, test=len(sets[0].roles.test), earlier=labelled.origin.num_labels)
@@ -81,5 +83,4 @@ def _write_details(
     budget = None if isinstance(last.budget, str) else last.budget
     write_confusion(run.path, truth, last.predictions[0], class_names, model="encoder", labels_per_class=budget)
     write_embedding(run.path, own, class_names, seed=seed)
-    write_neighbours(run.path, own)
     np.savez_compressed(run.path / "predictions.npz", truth=truth, predicted=last.predictions)

@@ -1,7 +1,7 @@
 """Features to judge, from a model folder and a labelled source: the encoder's, the untrained encoder's, raw pixels."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,15 @@ from ssl_ft.config import DataSettings
 from ssl_ft.data.source import Source
 from ssl_ft.data.splits import Roles
 from ssl_ft.errors import UserError
-from ssl_ft.evaluate.features import FeatureSet, Inputs, compute_outputs, pixel_features, read_inputs
+from ssl_ft.evaluate.features import FeatureSet, compute_outputs, pixel_features, read_blocks, read_inputs
 from ssl_ft.evaluate.judge import MOST_STANDARDISING, Budget, Drawn, draw_budgets
 from ssl_ft.models.encoders import build_encoder
 from ssl_ft.progress import ProgressLine
 from ssl_ft.runlog import RunFolder
 from ssl_ft.seeding import derive_seed
+
+# Decoded pixels of a block.
+_BLOCK_BYTES = 64 * 2**20
 
 
 def parent_data(model: Path) -> DataSettings:
@@ -38,28 +41,19 @@ def parent_data(model: Path) -> DataSettings:
         raise UserError(f"{manifest} does not tell the data of {model}; name them with data=") from error
 
 
-def read_roles(
-    source: Source, roles: Roles, data: DataSettings, contract: InputContract, *, run: RunFolder
-) -> tuple[Inputs, NDArray[np.int64], Roles]:
-    """Decode every image that has a role; damaged ones are listed and leave their role.
+def _tell_damaged(damaged: list[tuple[str, str]], run: RunFolder) -> None:
+    if damaged:
+        run.list_damaged([(name, reason, "") for name, reason in damaged])
+        run.note(f"{len(damaged)} damaged images were left out of their roles; see damaged.csv")
 
-    Returns:
-        The inputs, their labels int64 [N], and the roles as places in the inputs.
+
+def _places(source: Source, roles: Roles, indices: NDArray[np.int64]) -> Roles:
+    """The roles as places in the images that could be read.
+
+    Raises:
+        UserError: a role has no image left.
     """
-    assert source.labels is not None, "roles need labels"
-    wanted = np.sort(np.concatenate([roles.train, roles.val, roles.test]))
-    inputs = read_inputs(
-        source,
-        wanted,
-        contract,
-        max_damaged_share=data.max_damaged_share,
-        max_pixels=data.max_pixels,
-        workers=data.workers,
-    )
-    if inputs.damaged:
-        run.list_damaged([(name, reason, "") for name, reason in inputs.damaged])
-        run.note(f"{len(inputs.damaged)} damaged images were left out of their roles; see damaged.csv")
-    place = {int(index): number for number, index in enumerate(inputs.indices)}
+    place = {int(index): number for number, index in enumerate(indices)}
 
     def places(role: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.array([place[i] for i in role.tolist() if i in place], np.int64)
@@ -68,7 +62,7 @@ def read_roles(
     for role in ("train", "val", "test"):
         if len(getattr(roles, role)) and not len(getattr(kept, role)):
             raise UserError(f"{source.location}: not one of its {role} images can be read; mend them first")
-    return inputs, source.labels[inputs.indices], kept
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +78,13 @@ class Needed:
     roles: Roles
     drawn: Drawn | None
 
-    def places(self, inputs: Inputs) -> Drawn | None:
-        """The draws as places in the inputs that were read."""
+    def places(self, indices: NDArray[np.int64]) -> Drawn | None:
+        """The draws as places in the images that were read, int64 [N] in rising order."""
         if self.drawn is None:
             return None
         known = self.drawn.standardising
-        taken = [[np.searchsorted(inputs.indices, one) for one in draws] for draws in self.drawn.taken]
-        return Drawn(taken, np.searchsorted(inputs.indices, known[np.isin(known, inputs.indices)]))
+        taken = [[np.searchsorted(indices, one) for one in draws] for draws in self.drawn.taken]
+        return Drawn(taken, np.searchsorted(indices, known[np.isin(known, indices)]))
 
 
 def needed_images(
@@ -137,9 +131,19 @@ def read_test(
     source: Source, test: NDArray[np.int64], data: DataSettings, contract: InputContract, *, run: RunFolder
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Test images uint8 [N, C, size, size] and their labels int64 [N]; damaged ones are listed and left out."""
-    none = np.empty(0, np.int64)
-    inputs, labels, _ = read_roles(source, Roles(train=none, val=none, test=test), data, contract, run=run)
-    return inputs.pixels, labels
+    assert source.labels is not None, "roles need labels"
+    wanted, none = np.sort(test), np.empty(0, np.int64)
+    inputs = read_inputs(
+        source,
+        wanted,
+        contract,
+        max_damaged_share=data.max_damaged_share,
+        max_pixels=data.max_pixels,
+        workers=data.workers,
+    )
+    _tell_damaged(inputs.damaged, run)
+    _places(source, Roles(train=none, val=none, test=wanted), inputs.indices)
+    return inputs.pixels, source.labels[inputs.indices]
 
 
 def feature_sets(
@@ -154,26 +158,51 @@ def feature_sets(
     has_baselines: bool,
     seed: int,
 ) -> list[FeatureSet]:
-    """The encoder's features first, then the baselines'."""
+    """The encoder's features first, then the baselines'; images are decoded in blocks, and none is kept."""
+    assert source.labels is not None, "roles need labels"
     encoder, parent = load_origin(origin)
     record_start(run, origin, parent)
-    card = origin.card
-    inputs, labels, places = read_roles(source, roles, data, card.contract, run=run)
-    encoders = {"encoder": encoder}
+    card, contract = origin.card, origin.card.contract
+    wanted = np.sort(np.concatenate([roles.train, roles.val, roles.test]))
+    networks = {"encoder": encoder}
     if has_baselines:
-        encoders["untrained"] = build_encoder(card.spec, seed=derive_seed(seed, "untrained") >> 1)
-    sets = []
-    for name, network in encoders.items():
-        with ProgressLine(f"features of {name}", total=len(inputs.pixels)) as progress:
-            features = compute_outputs(
-                network,
-                inputs.pixels,
-                card.contract,
-                device=device,
-                batch_size=batch_size,
-                on_progress=progress.update,
-            )
-        sets.append(FeatureSet(name, features, labels, places, inputs))
+        networks["untrained"] = build_encoder(card.spec, seed=derive_seed(seed, "untrained") >> 1)
+    features: dict[str, list[NDArray[np.float32]]] = {name: [] for name in networks}
     if has_baselines:
-        sets.append(FeatureSet("pixels", pixel_features(inputs.pixels), labels, places, inputs))
-    return sets
+        features["pixels"] = []
+    read, damaged = list[NDArray[np.int64]](), list[tuple[str, str]]()
+    fitting = max(1, _BLOCK_BYTES // (contract.channels * contract.size**2))
+    blocks = read_blocks(
+        source, wanted, contract, block=batch_size * max(1, fitting // batch_size),
+        max_damaged_share=data.max_damaged_share, max_pixels=data.max_pixels, workers=data.workers,
+    )  # fmt: skip
+    with ProgressLine("features", total=len(wanted)) as progress:
+        for block in blocks:
+            damaged += block.damaged
+            if not len(block.indices):
+                continue
+            read.append(block.indices)
+            for name, network in networks.items():
+                outputs = compute_outputs(network, block.pixels, contract, device=device, batch_size=batch_size)
+                features[name].append(outputs)
+            if has_baselines:
+                features["pixels"].append(pixel_features(block.pixels))
+            progress.update(sum(len(part) for part in read) + len(damaged))
+    _tell_damaged(damaged, run)
+    indices = np.concatenate([np.empty(0, np.int64), *read])
+    places, labels = _places(source, roles, indices), source.labels[indices]
+    # One model after the other, whose parts go as soon as they are joined: never all of them twice.
+    return [FeatureSet(name, np.concatenate(features.pop(name)), labels, places, indices) for name in list(features)]
+
+
+def shown_images(
+    source: Source, data: DataSettings, contract: InputContract
+) -> Callable[[NDArray[np.int64]], NDArray[np.uint8]]:
+    """What decodes a few images of the source once more, to be looked at: indices [N] -> uint8 [N, C, size, size]."""
+
+    def read(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return read_inputs(
+            source, indices, contract, max_damaged_share=0.0, max_pixels=data.max_pixels, workers=data.workers
+        ).pixels
+
+    return read

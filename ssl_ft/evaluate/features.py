@@ -3,7 +3,7 @@
 No label is looked at here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -45,14 +45,14 @@ class FeatureSet:
         features: float32 [N, D].
         labels: int64 [N].
         roles: places in the N rows.
-        inputs: the images themselves, the same object for every model.
+        indices: int64 [N], which images of the source they are; damaged ones are missing.
     """
 
     model: str
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     roles: Roles
-    inputs: Inputs
+    indices: NDArray[np.int64]
 
 
 def read_inputs(
@@ -92,16 +92,61 @@ def read_inputs(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         read_images = list(pool.map(read, indices.tolist()))
     damaged = [(source.names[i], x) for i, x in zip(indices.tolist(), read_images, strict=True) if isinstance(x, str)]
-    if len(damaged) > max_damaged_share * len(indices):
-        first = "; ".join(f"{name} ({reason})" for name, reason in damaged[:5])
-        raise UserError(
-            f"{source.location}: {len(damaged)} of {len(indices)} images cannot be read, more than "
-            f"max_damaged_share={max_damaged_share} allows: {first}. Mend or remove them, or raise the share"
-        )
+    _check_share(source, damaged, total=len(indices), most=max_damaged_share)
     kept = [not isinstance(x, str) for x in read_images]
     images = [x for x in read_images if not isinstance(x, str)]
     shape = (0, contract.channels, contract.size, contract.size)
     return Inputs(np.stack(images) if images else np.empty(shape, np.uint8), indices[np.array(kept, bool)], damaged)
+
+
+def read_blocks(
+    source: Source,
+    indices: NDArray[np.int64],
+    contract: InputContract,
+    *,
+    block: int,
+    max_damaged_share: float,
+    max_pixels: int,
+    workers: int,
+) -> Iterator[Inputs]:
+    """What `read_inputs` gives, in parts of `block` readable images each, the last fewer; its damage comes along.
+
+    Parts are full whatever is damaged, so that a model which goes through them in batches that divide `block` meets the
+    batches it would meet in the whole.
+
+    Raises:
+        UserError: as `read_inputs`, as soon as too many are damaged.
+    """
+    shape = (0, contract.channels, contract.size, contract.size)
+    pixels, numbers = np.empty(shape, np.uint8), np.empty(0, np.int64)
+    damaged: list[tuple[str, str]] = []
+    num_told = 0
+    for start in range(0, len(indices), block):
+        chosen = indices[start : start + block]
+        read = read_inputs(source, chosen, contract, max_damaged_share=1.0, max_pixels=max_pixels, workers=workers)
+        damaged += read.damaged
+        is_last = start + block >= len(indices)
+        _check_share(source, damaged, total=len(indices), most=max_damaged_share, is_counted=is_last)
+        pixels, numbers = np.concatenate([pixels, read.pixels]), np.concatenate([numbers, read.indices])
+        ready = len(pixels) if is_last else len(pixels) // block * block
+        for first in range(0, ready, block):
+            part = slice(first, min(first + block, ready))
+            yield Inputs(pixels[part], numbers[part], damaged[num_told:])
+            num_told = len(damaged)
+        pixels, numbers = pixels[ready:], numbers[ready:]
+    if num_told < len(damaged):
+        yield Inputs(pixels, numbers, damaged[num_told:])
+
+
+def _check_share(
+    source: Source, damaged: list[tuple[str, str]], *, total: int, most: float, is_counted: bool = True
+) -> None:
+    if len(damaged) > most * total:
+        first = "; ".join(f"{name} ({reason})" for name, reason in damaged[:5])
+        raise UserError(
+            f"{source.location}: {'' if is_counted else 'at least '}{len(damaged)} of {total} images cannot be read, "
+            f"more than max_damaged_share={most} allows: {first}. Mend or remove them, or raise the share"
+        )
 
 
 @torch.no_grad()

@@ -1,9 +1,11 @@
 """What a probe leaves to look at: a map of the embedding and sheets of nearest neighbours."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ssl_ft.data.listing import evenly_spread
 from ssl_ft.evaluate.features import FeatureSet
@@ -35,8 +37,14 @@ def write_embedding(run: Path, own: FeatureSet, class_names: tuple[str, ...], *,
     )
 
 
-def write_neighbours(run: Path, own: FeatureSet) -> None:
-    """Write `pictures/neighbours.png`: test images in the first column, their nearest training images beside them."""
+def write_neighbours(run: Path, own: FeatureSet, images: Callable[[NDArray[np.int64]], NDArray[np.uint8]]) -> None:
+    """Write `pictures/neighbours.png`: test images in the first column, their nearest training images beside them.
+
+    Args:
+        run: its folder.
+        own: the features.
+        images: uint8 [N, C, H, W] of images of the source, by their indices.
+    """
     train, test = own.roles.train, own.roles.test
     queries = test[evenly_spread(len(test), most=_QUERIES)]
     found, _ = nearest(
@@ -45,7 +53,9 @@ def write_neighbours(run: Path, own: FeatureSet) -> None:
         k=min(_NEIGHBOURS, len(train)),
         block=1024,
     )
-    pixels = own.inputs.pixels.transpose(0, 2, 3, 1)
-    rows = [np.concatenate([pixels[[q]], pixels[train[f]]]) for q, f in zip(queries, found.numpy(), strict=True)]
+    rows = [
+        images(own.indices[np.concatenate([[q], train[f]])]).transpose(0, 2, 3, 1)
+        for q, f in zip(queries, found.numpy(), strict=True)
+    ]
     caption = "First column: test images. Beside each, the training images whose features are nearest (cosine)."
     picture_grid(rows, run / "pictures" / "neighbours.png", caption=caption)

@@ -2,14 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 
-from ssl_ft.artifact import InputContract
+from ssl_ft.artifact import InputContract, ModelCard, save_model
 from ssl_ft.build import judging
-from ssl_ft.build.judging import needed_images
+from ssl_ft.build.judging import feature_sets, needed_images
+from ssl_ft.build.origins import own_origin
 from ssl_ft.config import DataSettings
 from ssl_ft.data.splits import Roles, label_budget
 from ssl_ft.evaluate import judge
-from ssl_ft.evaluate.features import read_inputs
+from ssl_ft.evaluate.features import FeatureSet, read_inputs
+from ssl_ft.models.encoders import EncoderSpec, build_encoder
+from ssl_ft.runlog import RunFolder
 from tests.pools import noise_images, source_of
 
 CONTRACT = InputContract(8, 3, (0.5,) * 3, (0.2,) * 3)
@@ -52,10 +56,43 @@ def test_draws_that_meet_damaged_images_go_on_to_the_next_of_their_class(few):
     wanted = np.concatenate([needed.roles.train, needed.roles.test])
     source = source_of(images, labels=LABELS)
     inputs = read_inputs(source, wanted, CONTRACT, max_damaged_share=1, max_pixels=10**6, workers=1)
-    places = needed.places(inputs)
+    places = needed.places(inputs.indices)
     assert places is not None
     for taken, there in zip(needed.drawn.taken, places.taken, strict=True):
         for chosen, place in zip(taken, there, strict=True):
             assert np.array_equal(inputs.indices[place], chosen)
     kept = np.setdiff1d(needed.drawn.standardising, bad)
     assert np.array_equal(inputs.indices[places.standardising], kept)
+
+
+def test_features_of_many_blocks_are_those_of_one_to_the_bit(tmp_path, monkeypatch):
+    images: list[np.ndarray | bytes] = list(noise_images(80, side=8))
+    images[5] = images[33] = b"no image"
+    spec = EncoderSpec("test_resnet", 3, 8)
+    save_model(tmp_path / "encoder", build_encoder(spec, seed=1), ModelCard("encoder", spec, CONTRACT))
+
+    def sets(out: str) -> list[FeatureSet]:
+        run = RunFolder(tmp_path / out, stage="probe", settings={})
+        with run:
+            return feature_sets(
+                own_origin(tmp_path / "encoder"), source_of(images, labels=LABELS), ROLES,
+                DataSettings(workers=1, max_damaged_share=0.1), run=run, device=torch.device("cpu"), batch_size=7,
+                has_baselines=True, seed=0,
+            )  # fmt: skip
+
+    whole = sets("whole")
+    sizes = []
+    monkeypatch.setattr(judging, "_BLOCK_BYTES", 3 * 8 * 8 * 14)
+    compute = judging.compute_outputs
+    monkeypatch.setattr(
+        judging, "compute_outputs", lambda *given, **more: sizes.append(len(given[1])) or compute(*given, **more)
+    )
+    parts = sets("parts")
+    assert max(sizes) == 14
+    assert [one.model for one in parts] == ["encoder", "untrained", "pixels"]
+    for one, other in zip(whole, parts, strict=True):
+        assert np.array_equal(one.features, other.features)
+        assert np.array_equal(one.labels, LABELS[one.indices])
+        assert np.array_equal(one.indices, other.indices)
+        assert np.array_equal(one.indices[one.roles.test], ROLES.test)
+    assert (tmp_path / "whole/damaged.csv").read_bytes() == (tmp_path / "parts/damaged.csv").read_bytes()

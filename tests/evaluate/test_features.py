@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ssl_ft.artifact import InputContract
 from ssl_ft.data.source import Source
 from ssl_ft.errors import UserError
-from ssl_ft.evaluate.features import Inputs, compute_outputs, pixel_features, read_inputs
+from ssl_ft.evaluate.features import Inputs, compute_outputs, pixel_features, read_blocks, read_inputs
 from tests.pools import noise_images, source_of
 
 CONTRACT = InputContract(8, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -122,3 +122,27 @@ def test_large_images_are_shrunk_to_32_pixels_by_area():
     large = blocks.repeat(4, axis=2).repeat(4, axis=3)
     means = pixel_features(large).reshape(2, 2, -1).mean(2)
     np.testing.assert_allclose(means, blocks.reshape(2, 2, -1).mean(2) / 255, atol=0.01)
+
+
+@pytest.mark.parametrize("bad", [[], [1, 4, 9], [8, 9], [0, 1, 2, 3]])
+@pytest.mark.parametrize("block", [1, 4, 10, 100])
+def test_blocks_are_full_and_together_what_is_read_at_once(bad, block):
+    images: list[np.ndarray | bytes] = list(noise_images(10, side=8))
+    for index in bad:
+        images[index] = b"no image"
+    source, wanted = source_of(images), np.arange(10)
+    options = {"max_damaged_share": 0.5, "max_pixels": 10**6, "workers": 1}
+    whole = read_inputs(source, wanted, CONTRACT, **options)
+    parts = list(read_blocks(source, wanted, CONTRACT, block=block, **options))
+    assert np.array_equal(np.concatenate([part.pixels for part in parts]), whole.pixels)
+    assert np.array_equal(np.concatenate([part.indices for part in parts]), whole.indices)
+    assert [row for part in parts for row in part.damaged] == whole.damaged
+    sizes = [len(part.indices) for part in parts if len(part.indices)]
+    assert sizes == [min(block, len(whole.indices) - first) for first in range(0, len(whole.indices), block)]
+
+
+def test_too_many_damaged_images_stop_the_walk_at_once():
+    source = source_of([b"no image", b"no image", *noise_images(8, side=8)])
+    blocks = read_blocks(source, np.arange(10), CONTRACT, block=2, max_damaged_share=0.1, max_pixels=10**6, workers=1)
+    with pytest.raises(UserError, match=r"at least 2 of 10 images cannot be read, more than max_damaged_share=0\.1 "):
+        next(blocks)
