@@ -159,7 +159,7 @@ def _choose(
             raise Stopped
         # A solver fits on val as well, and without val all labels were trained on at once.
         needs_refit = trained.num_steps > 0 and len(split.val) > 0
-        found.append(_Choice(settings, words(candidate), trained, needs_refit))
+        found.append(_Choice(settings, words(candidate, settings), trained, needs_refit))
     return min(found, key=lambda each: np.inf if each.trained.val_loss is None else each.trained.val_loss)
 
 
