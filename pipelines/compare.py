@@ -47,7 +47,7 @@ def run_worker(settings: CompareSettings) -> int:
     cells, _ = make_folders(run)
     with ProgressLine("cells", total=len(comparison.keys), done=num_over(cells)) as progress, StopWish() as wish:
         is_done = work(
-            comparison, run, device=choose_device(settings.device), wants_stop=wish.__bool__,
+            comparison, run, device=choose_device(settings.device, is_shared=True), wants_stop=wish.__bool__,
             on_cell=lambda: progress.update(num_over(cells)),
         )  # fmt: skip
         if not is_done:

@@ -5,7 +5,7 @@ import numpy as np
 from pipelines import compress_encoder
 from ssl_ft import dist, handover
 from ssl_ft.build.auditing import audit, exit_code, refuse_without_test
-from ssl_ft.build.compressing import Compressed, Work
+from ssl_ft.build.compressing import Compressed, Work, labels_of
 from ssl_ft.build.labels import LabelledImages, LabelSplit, split_budget, without_damaged
 from ssl_ft.build.methods import METHODS
 from ssl_ft.build.origins import load_whole
@@ -16,7 +16,6 @@ from ssl_ft.build.shipping import write_models
 from ssl_ft.config import CompressSettings
 from ssl_ft.export.extras import require_onnx
 from ssl_ft.interrupt import StopWish
-from ssl_ft.result import LabelsUsed
 from ssl_ft.runlog import RunFolder
 
 
@@ -59,11 +58,7 @@ def _compress(before: Predecessor, labelled: handover.Labelled, split: LabelSpli
             run.note("stopped before the end: nothing was scored; the same command starts this stage again")
             return wish.exit_code
     verdict = _judge(made, work)
-    used = LabelsUsed(earlier=card.num_labels, test=verdict.num_images)
-    if made.uses_labels:
-        used = LabelsUsed(
-            train=len(split.train), val=made.num_val, test=verdict.num_images, earlier=earlier + made.num_earlier
-        )
+    used = labels_of(made, split, card, earlier=earlier)
     file = write_models(made, work, used)
     size, seconds = file.stat().st_size, settings.timing_seconds
     found = audit(

@@ -9,7 +9,7 @@ from ssl_ft.build.labels import LabelledImages, LabelSplit, gap_notes, split_bud
 from ssl_ft.build.origins import record_start
 from ssl_ft.build.parts import choose_device
 from ssl_ft.build.scoring import score_test
-from ssl_ft.build.tasks import SCORE_NAMES, unread_by_solver
+from ssl_ft.build.tasks import SCORE_NAMES, training_notes
 from ssl_ft.build.transfer import finetune_plan, load_start, train_classifier
 from ssl_ft.config import FinetuneSettings
 from ssl_ft.interrupt import StopWish
@@ -40,15 +40,13 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     record_start(run, origin, parent, are_weights_used=settings.strategy != "scratch")
     if settings.strategy == "scratch":
         run.note("scratch: the encoder's weights are fresh; only its architecture and input contract are used")
-    if unread := unread_by_solver(settings):
-        run.note(unread)
     contract = start.contract
     # What is scored are images of the source, and its outputs; what is trained on may be more.
     own = LabelledImages(source, data, labelled.roles.train, run.path)
     images = LabelledImages(labelled.joined, data, labelled.roles.train, run.path)
     split = without_damaged(with_also(split, labelled.also_indices), images, contract, run=run)
     handover.keep_pool_keys(run, labelled.joined.subset(np.concatenate([split.train, split.val])), data)
-    for note in gap_notes(split, own):
+    for note in [*gap_notes(split, own), *training_notes(settings, num_val=len(split.val))]:
         run.note(note)
     more = unlabelled_source(settings, images)
     if more is not None:

@@ -50,7 +50,9 @@ def run_worker(settings: TuneSettings) -> int:
     try:
         with StopWish() as wish:
             study = SharedStudy(run.path, tuning.plan)
-            train = trainer(tuning, run, device=choose_device(settings.device), should_stop=wish.__bool__)
+            train = trainer(
+                tuning, run, device=choose_device(settings.device, is_shared=True), should_stop=wish.__bool__
+            )
 
             def on_trial(trial: TrialRecord) -> None:
                 _say(tuning, study, trial)

@@ -12,6 +12,7 @@ from ssl_ft.build.labels import LabelledImages, LabelSplit
 from ssl_ft.build.pairs import Contender
 from ssl_ft.config import CompressSettings, FinetuneSettings
 from ssl_ft.data.store import Damage
+from ssl_ft.result import LabelsUsed
 from ssl_ft.runlog import RunFolder
 
 
@@ -75,3 +76,17 @@ class Compressed:
     def is_loadable(self) -> bool:
         """Whether a model folder can hold it; what writes its own file, as a quantized model, lives in that alone."""
         return self.write is None
+
+
+def labels_of(made: Compressed, split: LabelSplit, card: ModelCard, *, earlier: int) -> LabelsUsed:
+    """Labels that had a part in what was made; those of test are counted by the audit.
+
+    Args:
+        made: by a method.
+        split: labels it could use.
+        card: of the model it was made from.
+        earlier: labels that model was trained on beside those of the split.
+    """
+    if not made.uses_labels:
+        return LabelsUsed(earlier=card.num_labels)
+    return LabelsUsed(train=len(split.train), val=made.num_val, earlier=earlier + made.num_earlier)

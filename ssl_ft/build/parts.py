@@ -39,8 +39,12 @@ VIEW_RECIPES: dict[str, ViewRecipe] = {
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, is_shared: bool = False) -> torch.device:
     """The device of this rank.
+
+    Args:
+        name: auto, cpu or cuda.
+        is_shared: whether processes may share a GPU: those that train apart from one another.
 
     Raises:
         UserError: cuda asked for where there is none, or fewer GPUs than ranks on this machine.
@@ -50,12 +54,12 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     present, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if wanted > present:
+    if wanted > present and not is_shared:
         raise UserError(
             f"{wanted} ranks on this machine, and torch sees {present} CUDA device{'s' if present > 1 else ''}: each "
             f"needs one of its own; give devices={present} or device=cpu"
         )
-    device = torch.device("cuda", dist.local_rank())
+    device = torch.device("cuda", dist.local_rank() % present)
     torch.cuda.set_device(device)
     return device
 

@@ -25,7 +25,7 @@ from ssl_ft.objectives.target_losses import (
     masked_squared_error,
 )
 from ssl_ft.objectives.targeted import Targeted
-from ssl_ft.transfer.finetune import Judge, ValSet, judge_classes, judge_labels, judge_numbers
+from ssl_ft.transfer.finetune import LEAST_TO_CHOOSE, Judge, ValSet, judge_classes, judge_labels, judge_numbers
 from ssl_ft.transfer.number_head import NumberScale, number_scale
 from ssl_ft.transfer.strategy import Prepared
 
@@ -76,13 +76,17 @@ def check_task(settings: FinetuneSettings, data: DataSettings) -> None:
         raise UserError("\n  ".join(["these settings do not go together:", *problems]))
 
 
-def unread_by_solver(settings: FinetuneSettings) -> str:
-    """A sentence on settings of training in steps that were given to a head that is solved for; empty without any."""
-    is_solved = settings.strategy == "probe" and (settings.probe is None or settings.probe.head == "exact")
-    given = sorted(settings.model_fields_set & _OF_STEPS) if is_solved else []
-    if not given:
-        return ""
-    return f"{', '.join(given)}: of training in steps, and this head is solved for; probe.head=trained takes steps"
+def training_notes(settings: FinetuneSettings, *, num_val: int) -> list[str]:
+    """Sentences on settings of steps given to a head that is solved for, and on val too small to choose by."""
+    if settings.strategy == "probe" and (settings.probe is None or settings.probe.head == "exact"):
+        given = ", ".join(sorted(settings.model_fields_set & _OF_STEPS))
+        why = "of training in steps, and this head is solved for; probe.head=trained takes steps"
+        return [f"{given}: {why}"] if given else []
+    if 0 < num_val < LEAST_TO_CHOOSE:
+        return [
+            f"val has {num_val} images, fewer than {LEAST_TO_CHOOSE}: it stops nothing, and the last weights are kept"
+        ]
+    return []
 
 
 def check_classes(data: DataSettings, *, stage: str) -> None:

@@ -20,6 +20,7 @@ from ssl_ft.config import FinetuneSettings, PretrainSettings
 from ssl_ft.errors import UserError, system_sentence
 from ssl_ft.pretraining import train
 from ssl_ft.runlog import RunFolder
+from ssl_ft.transfer.finetune import LEAST_TO_CHOOSE
 from ssl_ft.tuning.study import Lost, Outcome, Pruned, RunningTrial, Stopped
 
 Train = Callable[[RunningTrial], Outcome]
@@ -69,6 +70,7 @@ def _finetune_trainer(
     data = labelled.data.model_copy(update={"cache": cache})
     images = LabelledImages(labelled.joined, data, labelled.roles.train, run.path)
     own = labelled.source
+    is_best_kept = len(split.val) >= LEAST_TO_CHOOSE
     num_outputs = len(own.class_names if own.task == "classes" else own.target_names)  # val is judged as test will be
     readable = without_damaged(with_also(split, labelled.also_indices), images, start.contract, run=run)
 
@@ -82,8 +84,8 @@ def _finetune_trainer(
             nonlocal best
             trial.steps = step
             if math.isfinite(row.get(tuning.score, math.nan)):
-                # The weights kept are the best so far, so that is how good the trial is.
-                best = max(best, row[tuning.score])
+                # Where the best weights so far are kept, that is how good the trial is.
+                best = max(best, row[tuning.score]) if is_best_kept else row[tuning.score]
                 trial.report(step, best, is_last=step >= num_steps)
 
         trained = train_classifier(

@@ -88,7 +88,10 @@ class FinetuneSettings(Stage):
         "taken from them",
     )
     draw: int = Field(0, ge=0, description="which random draw of the budget")
-    val_share: Share = Field(0.2, description="share of the budget to stop and choose on")
+    val_share: Share = Field(
+        0.2,
+        description="share of the budget to stop and choose on; with fewer than 50 images the last weights are kept",
+    )
     epochs: Count = Field(50, description="most passes over the training labels")
     min_steps: Count = Field(300, description="train at least this long, however few the labels")
     patience: Count = Field(10, description="evaluations without a better val score before it stops")

@@ -71,6 +71,10 @@ def judge_first(count: int, judge: Judge) -> Judge:
     return lambda outputs, labels: judge(outputs[:, :count], labels)
 
 
+# Below so many labels the standard error of an accuracy is 7 points and more.
+LEAST_TO_CHOOSE = 50
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What came of it.
@@ -109,9 +113,9 @@ def finetune(
 ) -> Fitted:
     """Train the objective's model and leave in it the weights that were best on val.
 
-    Better means a higher score, such as accuracy, then a lower loss. Without val labels the last weights are kept and
-    nothing stops early. Nothing stops either before the rate has risen and all that is to move moves: until then val
-    says little of where training leads.
+    Better means a higher score, such as accuracy, then a lower loss. With fewer val labels than `LEAST_TO_CHOOSE` the
+    last weights are kept and nothing stops early: the best of many looks at a few images is luck. Nothing stops either
+    before the rate has risen and all that is to move moves: until then val says little of where training leads.
 
     Args:
         objective: model, labels and augmentation.
@@ -139,6 +143,7 @@ def finetune(
     best_score: tuple[float, float] | None = None
     best: list[Tensor] = []
     num_steps = plan.num_steps if stop_at is None else min(stop_at, plan.num_steps)
+    chooses = len(val.labels) >= LEAST_TO_CHOOSE
     best_step, num_worse = num_steps, 0
     begins = [first_step(phase, num_steps=plan.num_steps) for phase in prepared.phases]
     settled = max([patient_until, plan.warmup_steps, *begins])
@@ -150,7 +155,9 @@ def finetune(
         accuracy, loss = score(objective.encoder, val, contract, device=device, judge=judge)
         set_modes(prepared)
         on_row(step, {f"val_{score_name}": accuracy, "val_loss": loss})
-        if best_score is None or (accuracy, -loss) > best_score:
+        if not chooses:
+            best_score, best_step = (accuracy, -loss), step
+        elif best_score is None or (accuracy, -loss) > best_score:
             best_score, best_step, num_worse = (accuracy, -loss), step, 0
             best = snapshot(prepared)
         elif step > settled:
@@ -184,7 +191,8 @@ def finetune(
     )
     if best_score is None:
         return Fitted(best_step, None)
-    restore(prepared, best)
+    if chooses:
+        restore(prepared, best)
     return Fitted(best_step, best_score[0], -best_score[1])
 
 

@@ -257,7 +257,7 @@ class TestEncoders:
             (["optim.accumulate=2"], ["optim.accumulate=2", "batch norm", "ViT or ConvNeXt"]),
             (["encoder=swin_tiny_patch4_window7_224"], ["16 x 16", "img_size: 16"]),
             (["encoder.args={checkpoint_path: /etc/passwd}"], ["checkpoint_path"]),
-            (["encoder.args={in_chans: 5}"], ["in_chans", "data.channels"]),
+            (["encoder.args={in_chans: 5}"], ["in_chans", "the channels of the data"]),
             (["encoder.args={no_such: 5}"], ["test_resnet", "no_such"]),
             (["encoder.pretrained=no.safetensors"], ["no.safetensors", "no such file"]),
             (["objective=masked", "masked.patch=5"], ["size=16", "masked.patch=5"]),

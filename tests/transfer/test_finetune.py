@@ -52,6 +52,12 @@ def val_of(images: np.ndarray, labels: np.ndarray) -> ValSet:
     return ValSet(images.transpose(0, 3, 1, 2).copy(), labels)
 
 
+@pytest.fixture(autouse=True)
+def _small_val_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These sets are tiny; what too small a val does is told by a test of its own."""
+    monkeypatch.setattr("ssl_ft.transfer.finetune.LEAST_TO_CHOOSE", 1)
+
+
 NO_VAL = ValSet(np.empty((0, 3, SIDE, SIDE), np.uint8), np.empty(0, np.int64))
 
 
@@ -156,6 +162,14 @@ def test_it_does_not_stop_before_the_rate_has_risen_and_all_moves(monkeypatch, s
     fitted, _, rows = fit(labelled(36, seed=0), val_of(*labelled(6, seed=1)), steps=50, patience=2, **settled)
     assert max(step for step, _ in rows) == stops
     assert fitted.step == 5
+
+
+def test_too_small_a_val_chooses_nothing(monkeypatch):
+    monkeypatch.setattr("ssl_ft.transfer.finetune.LEAST_TO_CHOOSE", 7)
+    seen = scripted(monkeypatch, [(0.9, 0.1)] + [(0.5, 1.0)] * 9)
+    fitted, objective, _ = fit(labelled(36, seed=0), val_of(*labelled(6, seed=1)), steps=50, patience=2)
+    assert (fitted.step, fitted.val_accuracy, len(seen)) == (50, 0.5, 10)
+    assert_holds(objective.encoder, seen[-1])
 
 
 def test_one_image_has_no_spread(tmp_path):
