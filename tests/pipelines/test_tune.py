@@ -295,7 +295,7 @@ def test_a_pretraining_without_labels_or_with_minutes_is_refused(tmp_path):
     assert "plain.npy has 0 on the pretrain.eval_images=2000 it looks at" in outcome.err
     photos = write_photos(tmp_path / "photos", count=40)
     outcome = run_command([*base, f"pretrain.data={photos}", "pretrain.duration=1 minutes"])
-    assert "is measured anew by each trial, so that none could be repeated; give steps= instead" in outcome.err
+    assert "is measured anew by each trial, so that none could be repeated; give steps or epochs" in outcome.err
     outcome = run_command([*base, f"pretrain.data={photos}", "steps=20", "first_rung=2"])
     assert "first_rung=2: trials are evaluated every" in outcome.err
 
