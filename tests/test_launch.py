@@ -47,7 +47,9 @@ def interrupt_when(ready: Callable[[], bool], number: int) -> threading.Thread:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)], ids=str
+)
 def test_a_signal_before_ranks_listen_ends_them_without_a_word(tmp_path, capfd, number, code):
     began = time.monotonic()
     presser = interrupt_when(lambda: len(list(tmp_path.iterdir())) == 2, number)
@@ -57,6 +59,7 @@ def test_a_signal_before_ranks_listen_ends_them_without_a_word(tmp_path, capfd, 
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_ctrl_c_amid_their_imports_does_so_too(tmp_path, capfd):
     began = time.monotonic()
@@ -68,6 +71,7 @@ def test_ctrl_c_amid_their_imports_does_so_too(tmp_path, capfd):
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_rank_that_ctrl_c_ends_takes_the_others_along(tmp_path, capfd):
     presser = interrupt_when(lambda: len(list(tmp_path.iterdir())) == 2, signal.SIGINT)

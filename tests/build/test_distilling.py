@@ -18,6 +18,12 @@ from tests.transfer.starts import CPU, SPECS, images_of, settings_of, split_of
 CLASSES = ("class 0", "class 1", "class 2")
 
 
+@pytest.fixture(autouse=True)
+def _no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial of writing it as ONNX takes seconds; that it is done is told in `tests/pipelines/test_compress.py`."""
+    monkeypatch.setattr("ssl_ft.build.distilling.check_can_ship", lambda model, contract: None)
+
+
 def teacher_of(family: str, *, task: str = "classes") -> tuple[torch.nn.Module, ModelCard]:
     spec, contract = SPECS[family], InputContract(32, 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     names = {"class_names": CLASSES} if task == "classes" else {"target_names": CLASSES}

@@ -37,6 +37,12 @@ SPECS = {
 CONTRACT = InputContract(SIZE, 3, (0.5,) * 3, (0.25,) * 3)
 
 
+@pytest.fixture(autouse=True)
+def _no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial of writing it as ONNX takes seconds; that it is done is told in `tests/pipelines/test_compress.py`."""
+    monkeypatch.setattr("ssl_ft.build.pruning.check_can_ship", lambda model, contract: None)
+
+
 def source_of(targets: np.ndarray | None = None) -> Source:
     """24 images of noise with three classes, or with numbers."""
     generator = np.random.default_rng(0)
@@ -143,7 +149,7 @@ def taught_without_labels(folder: Path, labels: np.ndarray, **settings: Any) -> 
     return prune(replace(work, split=LabelSplit(np.arange(18), np.arange(0), np.arange(18, 24))))
 
 
-@pytest.mark.parametrize("has_pool", [False, True])
+@pytest.mark.parametrize("has_pool", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_where_the_model_alone_teaches_no_label_counts(tmp_path, has_pool):
     labels = np.arange(24) % 3
     more = {"pool": {"path": str(tmp_path / "pool.npz"), "workers": 1}} if has_pool else {}

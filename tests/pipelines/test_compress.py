@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ssl_ft.artifact import load_model
+from ssl_ft.errors import UserError
 from ssl_ft.result import Result
 from tests.pipelines.conftest import write_photos
 
@@ -202,6 +203,24 @@ def test_refuses(tiny_runs, command, tmp_path, words, said):
     done = command(["compress", *words, *COMMON, "out=s"])
     assert done.code == 2
     assert said in done.err
+    assert not Path("s").exists()
+
+
+@pytest.mark.parametrize("words", [["distill.student=test_resnet"], ["method=prune", "prune.sparsity=0.5"]])
+def test_what_cannot_be_written_is_known_before_training(tiny_runs, command, monkeypatch, words):
+    def fails(model: object, contract: object) -> None:
+        raise UserError("this model cannot be written as ONNX")
+
+    def trains(*words: object, **named: object) -> None:
+        raise AssertionError("it was trained")
+
+    for place in ("distilling", "pruning"):
+        monkeypatch.setattr(f"ssl_ft.build.{place}.check_can_ship", fails)
+    for place in ("distilling", "recovery"):
+        monkeypatch.setattr(f"ssl_ft.build.{place}.train_classifier", trains)
+    done = command(["compress", f"model={tiny_runs / 'finetune'}", *words, *TRAINING, "out=s"])
+    assert done.code == 2
+    assert "cannot be written as ONNX" in done.err
     assert not Path("s").exists()
 
 

@@ -60,6 +60,7 @@ def test_every_objective_on_two_and_four_ranks(tmp_path, num_ranks, precision, t
     assert_equal_on_ranks(tmp_path, list(CASES), num_ranks=num_ranks, precision=precision, tolerance=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_the_run_is_printed_once_and_not_by_every_rank(tmp_path, capfd):
     out = str(tmp_path / "run")
