@@ -46,10 +46,9 @@ def interrupt_when(ready: Callable[[], bool], number: int) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
 def test_a_signal_before_ranks_listen_ends_them_without_a_word(tmp_path, capfd, number, code):
     began = time.monotonic()
     presser = interrupt_when(lambda: len(list(tmp_path.iterdir())) == 2, number)

@@ -139,7 +139,7 @@ def test_a_student_taught_by_labels_alone_is_its_rival(tmp_path):
         ("resnet", {"kind": "soft", "student": "test_resnet", "args": {"channels": [16, 16, 32, 32]}}),
         ("vit", {"kind": "hard", "student": "test_vit", "args": {"depth": 3}}),
         ("convnext", {"kind": "self", "teacher": "both"}),
-        ("vit", {"kind": "self", "teacher": "depth"}),
+        pytest.param("vit", {"kind": "self", "teacher": "depth"}, marks=pytest.mark.slow),
     ],
 )
 def test_leaves_a_plain_model_beside_an_untouched_teacher(tmp_path, family, given):

@@ -149,7 +149,8 @@ def taught_without_labels(folder: Path, labels: np.ndarray, **settings: Any) -> 
     return prune(replace(work, split=LabelSplit(np.arange(18), np.arange(0), np.arange(18, 24))))
 
 
-@pytest.mark.parametrize("has_pool", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("has_pool", [False, True])
 def test_where_the_model_alone_teaches_no_label_counts(tmp_path, has_pool):
     labels = np.arange(24) % 3
     more = {"pool": {"path": str(tmp_path / "pool.npz"), "workers": 1}} if has_pool else {}

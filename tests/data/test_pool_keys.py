@@ -33,6 +33,7 @@ def digests(count: int) -> tuple[np.ndarray, int]:
     return pixel_digests(source, workers=1, white_level=65535, max_pixels=100), len(read)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_ranks_read_half_each_and_know_all():
     (alone, num_read), parts = digests(7), run_on_ranks(digests, 7, num_ranks=2)

@@ -29,6 +29,7 @@ def check_all(names: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
     assert [line.split()[0] for line in lines if line[0] != " "][1:-2] == list(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_all_that_takes_one_start_of_ranks_passes_here(tmp_path, capsys, monkeypatch):
     # On a busy machine, threads on tiny batches mostly wait for each other.

@@ -96,6 +96,7 @@ def test_its_encoder_starts_other_stages(saved, name):
     assert fresh(images).shape == features.shape
 
 
+@pytest.mark.slow
 def test_the_cards_own_lines_load_it_where_this_package_is_not(saved):
     lines = ["import os, sys", "sys.modules['ssl_ft'] = None", "from safetensors.torch import load_file, save_file"]
     lines += ["out = {}"]

@@ -440,6 +440,7 @@ class TestInterrupted:
         assert not (run / "encoder").exists()
         assert not (run / "result.json").exists()
 
+    @pytest.mark.slow
     @pytest.mark.timeout(600)
     def test_signals_save_and_say_how_to_go_on(self, tmp_path):
         processes = {}

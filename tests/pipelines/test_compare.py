@@ -293,6 +293,7 @@ def compare_quietly(words: list[str], log: Path) -> None:
     sys.exit(outcome.code)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_at_once_give_the_tables_of_one(compared, tmp_path, encoder):
     """Two commands, as on two machines; workers that one command starts are put to more above."""
