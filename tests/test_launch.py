@@ -79,6 +79,7 @@ def test_a_rank_that_ctrl_c_ends_takes_the_others_along(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_full_disk_is_a_sentence(tmp_path, capfd):
     with pytest.raises(UserError, match="weights cannot be read or written: No space left"):

@@ -56,6 +56,7 @@ def both_ways(images: Path, out: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_ranks_with_shared_out_weights_equal_whole_ones(tmp_path):
     images = write_images(tmp_path)
@@ -101,6 +102,7 @@ def sharded_settings(images: Path, out: Path, **more: Any) -> PretrainSettings:
     return settings_of("joint-vit", images, **{**FSDP, "out": str(out), "devices": 2, "optim": optim, **more})
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_broken_run_goes_on_exactly_and_on_one_rank_too(tmp_path):
     images = write_images(tmp_path)

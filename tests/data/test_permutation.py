@@ -13,6 +13,7 @@ def test_bijection(num_items, key):
     assert sorted(image.tolist()) == list(range(num_items))
 
 
+@pytest.mark.slow
 def test_every_place_is_reached_equally_often():
     counts = torch.zeros(5, 5)
     for key in range(4000):

@@ -131,6 +131,7 @@ def half_of_the_pool(share: float) -> tuple[list[str], list[str] | str]:
     return alone, sorted(shared)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_ranks_count_and_list_the_damage_of_all() -> None:
     two = run_on_ranks(half_of_the_pool, 0.4, num_ranks=2)

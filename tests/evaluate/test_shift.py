@@ -61,6 +61,7 @@ def spaces_of(generator: np.random.Generator, count: int) -> dict[str, np.ndarra
     return {"encoder": features, "pixels": features[:, :3] ** 2}
 
 
+@pytest.mark.slow
 def test_false_alarms_of_all_tests_together():
     """Over 100 splits of one set the corrected verdict alarms in 5 % at most."""
     generator = np.random.default_rng(2)

@@ -183,6 +183,7 @@ def test_what_a_format_has_no_words_for_is_a_sentence(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_file_tells_nothing_of_the_machine_it_was_made_on(tmp_path, model_and_card):
     size = CONTRACT.size
     write_onnx(model_and_card[0], tmp_path / "plain.onnx", channels=3, size=size)

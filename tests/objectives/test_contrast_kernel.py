@@ -26,6 +26,7 @@ def interpret(marks: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @needs_triton
 def test_in_the_interpreter():
     interpret("not slow")

@@ -35,6 +35,7 @@ def _one_rank_hears(settings: PretrainSettings) -> int:
     return pretrain.run(settings)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_and_finishes_nothing(tmp_path):
     settings = settings_of("simclr-convnet", write_images(tmp_path), out=str(tmp_path / "a"), devices=2)
     assert run_on_ranks(_one_rank_hears, settings, num_ranks=2) == [128 + signal.SIGTERM] * 2

@@ -222,6 +222,7 @@ def hand_over(folder: Path, spec: EncoderSpec) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_cards_load_encoders_and_classifiers_in_plain_timm(run: Path, tmp_path: Path) -> None:
     folders = {name: hand_over(tmp_path / name, spec) for name, spec in SPECS.items()}
     for kind, stage in (("encoder", "pretrain"), ("classifier", "finetune-full")):

@@ -39,6 +39,7 @@ def test_two_ranks_equal_one_in_float64(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_ranks_equal_one_where_the_loss_does_not_reach_all_of_the_encoder(tmp_path):
     assert_equal_on_ranks(tmp_path, list(MORE_CASES), num_ranks=2, precision="float64", tolerance=1e-9, num_steps=2)

@@ -72,6 +72,7 @@ def stop_at_seven(step: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_ranks_resumed_as_one(tmp_path, monkeypatch):
     images = write_images(tmp_path)
