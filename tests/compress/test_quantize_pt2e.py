@@ -42,6 +42,8 @@ class TwoConvolutions(nn.Module):
                     tensor.copy_(0.3 * torch.randn(16, generator=generator))
             for layer in (self.first, self.second, self.head):
                 layer.weight.copy_(0.3 * torch.randn(layer.weight.shape, generator=generator))
+            for layer in (self.second, self.head):
+                layer.bias.copy_(0.1 * torch.randn(layer.bias.shape, generator=generator))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         before = self.pool(torch.relu(self.norm1(self.first(images))))
