@@ -47,6 +47,11 @@ def system_sentence(error: BaseException) -> str | None:
     return f"{place or 'a file'} cannot be read or written: {os.strerror(number)}; {_ADVICE[number]}"
 
 
+def said(error: BaseException, *, most: int) -> str:
+    """What an error says, on one line of `most` characters, and its kind: the words of a KeyError are a bare name."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
+
+
 def short_path(path: object) -> str:
     """A path in a sentence: one of thousands of characters would bury the rest."""
     text = "" if path is None else str(path)

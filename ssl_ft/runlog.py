@@ -209,6 +209,12 @@ class RunFolder:
         self._damaged += [row for row in dict.fromkeys(rows) if row not in self._damaged]
         self.write_table("damaged.csv", ["path", "reason", "replacement"], self._damaged)
 
+    def leave_out_damaged(self, damaged: Sequence[tuple[str, str]]) -> None:
+        """List (path, reason) of damaged images that no other one replaces, and say how many; none is fine."""
+        if damaged:
+            self.list_damaged([(name, reason, "") for name, reason in damaged])
+            self.note(f"{len(damaged)} damaged images were left out of their roles; see damaged.csv")
+
     def seconds(self) -> float:
         """Seconds this run has taken, earlier parts included."""
         return self._seconds_before + time.monotonic() - self.started

@@ -130,9 +130,7 @@ def _answer(runner: Runner, contract: InputContract, work: Work, *, run: RunFold
     source, task = work.images.source, work.card.task
     refuse_without_test(source, work.split)
     own = work.images.inputs(work.split.test, work.card.contract)
-    if own.damaged:
-        run.list_damaged([(name, reason, "") for name, reason in own.damaged])
-        run.note(f"{len(own.damaged)} damaged images were left out of their roles; see damaged.csv")
+    run.leave_out_damaged(own.damaged)
     if not len(own.indices):
         raise UserError(f"{source.location}: not one of its test images can be read; mend them first")
     # A student may take images of another size.

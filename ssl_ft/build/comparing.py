@@ -30,6 +30,7 @@ from ssl_ft.data.splits import Roles, label_budget
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.cells import MOST_CLASSES, CellKey, all_keys
 from ssl_ft.evaluate.summary import LeftOut
+from ssl_ft.models.timm_model import as_timm
 from ssl_ft.result import Parent
 from ssl_ft.runlog import default_folder
 from ssl_ft.transfer.exact_head import FeatureStatistics
@@ -214,7 +215,7 @@ def _undefined(comparison: Comparison, start: Start, strategies: Sequence[str]) 
     few = few[np.unique(source.labels[few], return_index=True)[1]]
     images.inputs(few, start.contract)
     # Any will do to see whether a solver is defined; the true ones take thousands of images.
-    width = int(getattr(start.encoder, "num_features"))  # noqa: B009 - timm's module is untyped
+    width = as_timm(start.encoder).num_features
     known = FeatureStatistics(np.zeros(width), np.ones(width))
     found = {}
     for strategy in strategies:

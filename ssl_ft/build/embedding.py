@@ -45,7 +45,7 @@ class Embedder:
     @property
     def num_features(self) -> int:
         """D."""
-        return int(getattr(self.model, "num_features"))  # noqa: B009 - timm's module is untyped
+        return as_timm(self.model).num_features
 
 
 def open_embedder(location: str) -> Embedder:

@@ -41,12 +41,6 @@ def parent_data(model: Path) -> DataSettings:
         raise UserError(f"{manifest} does not tell the data of {model}; name them with data=") from error
 
 
-def _tell_damaged(damaged: list[tuple[str, str]], run: RunFolder) -> None:
-    if damaged:
-        run.list_damaged([(name, reason, "") for name, reason in damaged])
-        run.note(f"{len(damaged)} damaged images were left out of their roles; see damaged.csv")
-
-
 def _places(source: Source, roles: Roles, indices: NDArray[np.int64]) -> Roles:
     """The roles as places in the images that could be read.
 
@@ -141,7 +135,7 @@ def read_test(
         max_pixels=data.max_pixels,
         workers=data.workers,
     )
-    _tell_damaged(inputs.damaged, run)
+    run.leave_out_damaged(inputs.damaged)
     _places(source, Roles(train=none, val=none, test=wanted), inputs.indices)
     return inputs.pixels, source.labels[inputs.indices]
 
@@ -188,7 +182,7 @@ def feature_sets(
             if has_baselines:
                 features["pixels"].append(pixel_features(block.pixels))
             progress.update(sum(len(part) for part in read) + len(damaged))
-    _tell_damaged(damaged, run)
+    run.leave_out_damaged(damaged)
     indices = np.concatenate([np.empty(0, np.int64), *read])
     places, labels = _places(source, roles, indices), source.labels[indices]
     # One model after the other, whose parts go as soon as they are joined: never all of them twice.

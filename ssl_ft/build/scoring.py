@@ -50,9 +50,7 @@ def score_test(
         UserError: images that break the contract, or too many damaged ones.
     """
     inputs = images.inputs(test, reading_contract(contract, how=settings.tta))
-    if inputs.damaged:
-        run.list_damaged([(name, reason, "") for name, reason in inputs.damaged])
-        run.note(f"{len(inputs.damaged)} damaged images were left out of their roles; see damaged.csv")
+    run.leave_out_damaged(inputs.damaged)
     if not len(inputs.indices):
         raise UserError(f"{images.source.location}: not one of its test images can be read; mend them first")
     task, names = images.source.task, images.output_names

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_ft.export.onnx_file import strip_annotations
+from ssl_ft.export.onnx_file import drop_annotations
 
 _WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -35,8 +35,10 @@ def settle(path: Path) -> Account:
     """Read which layers of an annotated ONNX file are in 8 bits, and take the annotations out of it."""
     import onnx
 
-    account = account_of(onnx.load(str(path)).graph)
-    strip_annotations(path)
+    model = onnx.load(str(path))
+    account = account_of(model.graph)
+    drop_annotations(model)
+    onnx.save(model, str(path))
     return account
 
 

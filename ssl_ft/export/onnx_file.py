@@ -1,6 +1,7 @@
 """A model as an ONNX file with a free batch size, its weights inside; what else goes into the graph is its caller's."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,11 @@ def strip_annotations(path: Path) -> None:
     import onnx
 
     model = onnx.load(str(path))
+    drop_annotations(model)
+    onnx.save(model, str(path))
+
+
+def drop_annotations(model: Any) -> None:
+    """The same of a model that was read, in place."""
     for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del holder.metadata_props[:]
-    onnx.save(model, str(path))

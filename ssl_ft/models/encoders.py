@@ -19,7 +19,7 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ssl_ft.errors import UserError, system_sentence
+from ssl_ft.errors import UserError, said, system_sentence
 from ssl_ft.models.cuts import Cut, apply_cut, cut_between
 from ssl_ft.models.hub import hub_weights
 from ssl_ft.models.timm_model import as_timm
@@ -118,7 +118,7 @@ def build_encoder(spec: EncoderSpec, *, seed: int, section: str = "encoder") -> 
             if system_sentence(error) is not None:
                 raise
             raise UserError(
-                f"timm cannot build {section} {spec.name!r} with {spec.timm_args()} ({_said(error)}); check "
+                f"timm cannot build {section} {spec.name!r} with {spec.timm_args()} ({said(error, most=300)}); check "
                 f"{section}.args against timm's {spec.name.partition('.')[0]}"
             ) from error
     edit_stem(encoder, spec)
@@ -138,11 +138,6 @@ def with_cut(spec: EncoderSpec, model: nn.Module) -> EncoderSpec:
     encoder = deepcopy(model)
     as_timm(encoder).reset_classifier(0)
     return replace(spec, cut=cut_between(encoder, build_encoder(replace(spec, cut=None), seed=0)))
-
-
-def _said(error: BaseException) -> str:
-    """What an error says, and its kind: the words of a KeyError alone are a bare name."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _check_stride(encoder: nn.Module, spec: EncoderSpec, *, section: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssl_ft.errors import UserError, system_sentence
+from ssl_ft.errors import UserError, said, system_sentence
 from ssl_ft.models.encoders import EncoderSpec, family, is_vit, stem_edits
 
 
@@ -37,10 +37,9 @@ def check_input(
     except Exception as error:  # what a forward pass of wrong arguments or sizes raises is anything
         if system_sentence(error) is not None:
             raise
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(
             f"{setting}={spec.name!r} does not take images of {spec.size} x {spec.size} pixels "
-            f"({said}); choose another {size_setting}= or encoder, a smaller stem_stride, or "
+            f"({said(error, most=200)}); choose another {size_setting}= or encoder, a smaller stem_stride, or "
             f"{setting.rpartition('.')[0]}.args={{img_size: {spec.size}}} where it has that"
         ) from error
     finally:

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 
 class TimmModel(Protocol):
-    """The methods of a timm model that are called here."""
+    """What of a timm model is called or asked for here."""
+
+    num_features: int
 
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
         """What the head is given: a map or tokens."""
