@@ -202,9 +202,9 @@ def is_launched() -> bool:
 
 
 def use_threads(num_threads: int | None) -> None:
-    """Share the machine's cores between its ranks, or use the number given."""
+    """Share the cores this process may run on between the machine's ranks, or use the number given."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // local))
+    torch.set_num_threads(num_threads or max(1, allowed_cores() // local))
 
 
 def num_threads() -> int:

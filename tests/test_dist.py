@@ -135,3 +135,16 @@ def test_cores_are_those_of_the_affinity_or_all_where_the_system_tells_none(monk
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert dist.allowed_cores() == 6
+
+
+def test_threads_are_the_cores_a_process_may_run_on_shared_between_ranks(monkeypatch):
+    # More threads than cores wait for each other: a job of 4 cores on a machine of 64 is to start 4.
+    monkeypatch.setattr(dist, "allowed_cores", lambda: 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    dist.use_threads(None)
+    assert dist.num_threads() == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    dist.use_threads(None)
+    assert dist.num_threads() == 2
+    dist.use_threads(3)
+    assert dist.num_threads() == 3
