@@ -59,10 +59,11 @@ class Tuning:
 
 @dataclass(frozen=True)
 class _Lengths:
-    """Steps of a trial, and between its evaluations."""
+    """Steps of a trial, between its evaluations, and of its warm-up as a share."""
 
     most: int | None
     interval: int
+    warmup: float
 
 
 def open_tuning(settings: TuneSettings) -> Tuning:
@@ -138,9 +139,11 @@ def _about(labelled: handover.Labelled) -> dict[str, Any]:
 def _finetune_lengths(
     settings: TuneSettings, base: FinetuneSettings, space: tuple[Dimension, ...], *, num_train: int
 ) -> _Lengths:
+    warmup = _longest_warmup(base, space)
     if settings.steps is None:
         planned = finetune_plan(base, num_train=num_train)
-        return _Lengths(None if _varies(settings, space) else planned.num_steps, planned.eval_every)
+        most = None if _varies(settings, space) else planned.num_steps
+        return _Lengths(most, planned.eval_every, warmup)
     smallest = min(_smallest_batch(base, space), num_train)
     per_epoch = max(1, num_train // smallest)
     if settings.steps < per_epoch:
@@ -149,13 +152,19 @@ def _finetune_lengths(
             f"{per_epoch} steps of {smallest}; raise steps, or the batch_size"
         )
     timed = base.model_copy(update={"epochs": 1, "min_steps": settings.steps, "batch_size": smallest})
-    return _Lengths(settings.steps, finetune_plan(timed, num_train=num_train).eval_every)
+    return _Lengths(settings.steps, finetune_plan(timed, num_train=num_train).eval_every, warmup)
 
 
 def _smallest_batch(base: FinetuneSettings | PretrainSettings, space: tuple[Dimension, ...]) -> int:
     """The batch size of the trials that are evaluated least often: no rung may stand before their first time."""
     searched = [int(end) for each in space if each.name == "batch_size" for end in each.ends()]
     return min([base.batch_size, *searched])
+
+
+def _longest_warmup(base: FinetuneSettings | PretrainSettings, space: tuple[Dimension, ...]) -> float:
+    """The share of the steps in which the trials that take longest to it warm up."""
+    searched = [float(end) for each in space if each.name == "optim.warmup" for end in each.ends()]
+    return max(searched, default=base.optim.warmup)
 
 
 def _pretrain_lengths(
@@ -173,7 +182,7 @@ def _pretrain_lengths(
                 )
     timed = base.model_copy(update={"batch_size": _smallest_batch(base, space)})
     interval = pretrain_plan(timed, num_steps=most or 1, num_images=num_images).eval_every
-    return _Lengths(None if _varies(settings, space) else most, interval)
+    return _Lengths(None if _varies(settings, space) else most, interval, _longest_warmup(base, space))
 
 
 def _varies(settings: TuneSettings, space: tuple[Dimension, ...]) -> bool:
@@ -228,7 +237,9 @@ def _ladder(settings: TuneSettings, space: tuple[Dimension, ...], lengths: _Leng
             "in the space gives them different lengths; give all the same with steps=, or set pruner=none"
         )
     most, interval = lengths.most, lengths.interval
-    first = settings.first_rung or default_first(most, reduction=settings.reduction, interval=interval)
+    first = settings.first_rung or default_first(
+        most, reduction=settings.reduction, interval=interval, warmup=round(lengths.warmup * most)
+    )
     how = "pretrain.eval_every" if settings.stage == "pretrain" else "finetune.batch_size (one pass)"
     if first < interval:
         raise UserError(

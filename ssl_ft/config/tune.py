@@ -103,7 +103,7 @@ class TuneSettings(Stage):
     trials: Count | None = Field(None, description="settings to try; none: 20, of a grid all")
     steps: Count | None = Field(None, description="most steps of a trial; none: what the stage's settings say")
     first_rung: Count | None = Field(
-        None, description="steps before a trial is first judged; none: about a 27th of its steps"
+        None, description="steps before a trial is first judged; none: a 27th of its steps, or twice the warm-up"
     )
     reduction: Annotated[int, Field(ge=2)] = Field(
         3, description="a rung has this many times the steps of the one below it, which one trial in so many passes"

@@ -35,12 +35,16 @@ class Ladder:
         return int(self.first * self.reduction ** len(self.rungs()))
 
 
-def default_first(most: int, *, reduction: int, interval: int) -> int:
-    """Steps below the lowest rung of about four brackets; not before the first evaluation.
+def default_first(most: int, *, reduction: int, interval: int, warmup: int) -> int:
+    """Steps below the lowest rung of about four brackets; not before the first evaluation, nor in the warm-up.
+
+    A trial that is warming up is judged by how fast it began, and the best of small rates begin slowly: the rung waits
+    for as many steps again, but stands at the end of the first part of the trial at the latest.
 
     Args:
         most: steps of a whole trial.
-        reduction: of the ladder.
+        reduction: of the ladder; so many parts has a trial.
         interval: steps between evaluations.
+        warmup: steps with rising learning rate.
     """
-    return max(-(-most // reduction**3), interval, 1)
+    return max(-(-most // reduction**3), min(2 * warmup, most // reduction), interval, 1)

@@ -21,8 +21,9 @@ from tests.pipelines.conftest import run_command, write_photos
 RATE = "space.optim.rate={type: float, low: 1e-4, high: 1e-1, log: true}"
 SHARE = "space.encoder_rate_share={type: float, low: 0.1, high: 1.0, step: 0.3}"
 STRATEGY = "space.strategy={type: categorical, choices: [full, partial]}"
-# Six steps with an evaluation after each.
-QUICK = ["finetune.labels=5", "finetune.val_share=0.4", "steps=6", "device=cpu", "finetune.batch_size=8"]
+TINY = ["finetune.labels=5", "finetune.val_share=0.4", "device=cpu", "finetune.batch_size=8"]
+# Six steps with an evaluation after each, and no warm-up that the rungs would wait for.
+QUICK = [*TINY, "steps=6", "finetune.optim.warmup=0"]
 
 
 def tune(encoder: Path, out: Path, *more: str) -> list[str]:
@@ -107,7 +108,7 @@ def test_a_trial_that_falls_behind_stops_at_its_rung(tiny_runs, tmp_path):
     np.savez(tmp_path / "light.npz", images=images.astype(np.uint8), labels=labels)
     words = ["space.optim.rate={type: categorical, choices: [1e-9, 3e-2]}", "pruner=asha", "first_rung=8", "trials=6"]
     words += [f"finetune.data={tmp_path / 'light.npz'}", "finetune.strategy=probe", "sampler=random"]
-    words += ["finetune.probe.head=trained", "finetune.patience=30", "finetune.optim.warmup=0"]
+    words += ["finetune.probe.head=trained", "finetune.patience=30"]
     base = [w for w in tune(tiny_runs / "pretrain", tmp_path / "run", *words) if w != "steps=6"]
     outcome = run_command([*base, "steps=24"])
     assert outcome.code == 0, outcome.err
@@ -144,6 +145,15 @@ def test_a_grid_and_a_dry_run(tiny_runs, tmp_path):
     ):
         assert line in outcome.out
     assert not (tmp_path / "run").exists()
+
+
+def test_rungs_wait_for_the_longest_warm_up(tiny_runs):
+    # Of 30 steps: 27ths would begin at 2, the default warm-up is 3 steps long, the longest one searched 4.
+    words = ["tune", f"finetune.encoder={tiny_runs / 'pretrain'}", *TINY, "steps=30", RATE, "--dry-run"]
+    assert "judged after 6, 18 steps" in run_command(words).out
+    searched = "space.optim.warmup={type: float, low: 0.0, high: 0.14, step: 0.07}"
+    assert "judged after 8, 24 steps" in run_command([*words, searched]).out
+    assert "judged after 2, 6, 18 steps" in run_command([*words, "finetune.optim.warmup=0"]).out
 
 
 @pytest.mark.slow
