@@ -59,11 +59,10 @@ class Tuning:
 
 @dataclass(frozen=True)
 class _Lengths:
-    """Steps of a trial, between its evaluations, and of its warm-up as a share."""
+    """Steps of a trial, and between its evaluations."""
 
     most: int | None
     interval: int
-    warmup: float
 
 
 def open_tuning(settings: TuneSettings) -> Tuning:
@@ -139,11 +138,9 @@ def _about(labelled: handover.Labelled) -> dict[str, Any]:
 def _finetune_lengths(
     settings: TuneSettings, base: FinetuneSettings, space: tuple[Dimension, ...], *, num_train: int
 ) -> _Lengths:
-    warmup = _longest_warmup(base, space)
     if settings.steps is None:
         planned = finetune_plan(base, num_train=num_train)
-        most = None if _varies(settings, space) else planned.num_steps
-        return _Lengths(most, planned.eval_every, warmup)
+        return _Lengths(None if _varies(settings, space) else planned.num_steps, planned.eval_every)
     smallest = min(_smallest_batch(base, space), num_train)
     per_epoch = max(1, num_train // smallest)
     if settings.steps < per_epoch:
@@ -152,19 +149,17 @@ def _finetune_lengths(
             f"{per_epoch} steps of {smallest}; raise steps, or the batch_size"
         )
     timed = base.model_copy(update={"epochs": 1, "min_steps": settings.steps, "batch_size": smallest})
-    return _Lengths(settings.steps, finetune_plan(timed, num_train=num_train).eval_every, warmup)
+    return _Lengths(settings.steps, finetune_plan(timed, num_train=num_train).eval_every)
 
 
 def _smallest_batch(base: FinetuneSettings | PretrainSettings, space: tuple[Dimension, ...]) -> int:
     """The batch size of the trials that are evaluated least often: no rung may stand before their first time."""
-    searched = [int(end) for each in space if each.name == "batch_size" for end in each.ends()]
-    return min([base.batch_size, *searched])
+    return min([base.batch_size, *map(int, _searched(space, "batch_size"))])
 
 
-def _longest_warmup(base: FinetuneSettings | PretrainSettings, space: tuple[Dimension, ...]) -> float:
-    """The share of the steps in which the trials that take longest to it warm up."""
-    searched = [float(end) for each in space if each.name == "optim.warmup" for end in each.ends()]
-    return max(searched, default=base.optim.warmup)
+def _searched(space: tuple[Dimension, ...], name: str) -> list[float]:
+    """Both ends of a setting's range, or its choices; none where it is not searched."""
+    return [float(end) for each in space if each.name == name for end in each.ends()]
 
 
 def _pretrain_lengths(
@@ -182,7 +177,7 @@ def _pretrain_lengths(
                 )
     timed = base.model_copy(update={"batch_size": _smallest_batch(base, space)})
     interval = pretrain_plan(timed, num_steps=most or 1, num_images=num_images).eval_every
-    return _Lengths(None if _varies(settings, space) else most, interval, _longest_warmup(base, space))
+    return _Lengths(None if _varies(settings, space) else most, interval)
 
 
 def _varies(settings: TuneSettings, space: tuple[Dimension, ...]) -> bool:
@@ -237,9 +232,9 @@ def _ladder(settings: TuneSettings, space: tuple[Dimension, ...], lengths: _Leng
             "in the space gives them different lengths; give all the same with steps=, or set pruner=none"
         )
     most, interval = lengths.most, lengths.interval
-    first = settings.first_rung or default_first(
-        most, reduction=settings.reduction, interval=interval, warmup=round(lengths.warmup * most)
-    )
+    base = settings.pretrain if settings.stage == "pretrain" else settings.finetune
+    warmup = round(max(_searched(space, "optim.warmup"), default=base.optim.warmup) * most)
+    first = settings.first_rung or default_first(most, reduction=settings.reduction, interval=interval, warmup=warmup)
     how = "pretrain.eval_every" if settings.stage == "pretrain" else "finetune.batch_size (one pass)"
     if first < interval:
         raise UserError(
