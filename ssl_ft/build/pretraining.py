@@ -33,6 +33,7 @@ from ssl_ft.build.parts import (
     running_average,
     view_recipe,
 )
+from ssl_ft.build.precision import faster, settle_precision
 from ssl_ft.compiling import compile_networks
 from ssl_ft.config import PretrainSettings
 from ssl_ft.data.batches import Cutting
@@ -120,6 +121,7 @@ def assemble(
             f"{dist.world_size() * settings.optim.accumulate}"
         )
     device = choose_device(settings.device)
+    settings = settle_precision(settings, run, device=device)
     store = build_store(
         data.pool,
         settings.data,
@@ -251,5 +253,6 @@ def plan_pretraining(settings: PretrainSettings) -> list[str]:
         f"encoder: {settings.encoder.name}, {parameters:,} parameters",
         f"views: {view_recipe(settings.views, size=data.size, channels=data.channels)}",
         f"{spelled} of {settings.batch_size} images, {share} on each of {settings.num_ranks} ranks",
+        *([f"precision: {faster(choose_device(settings.device))}"] if settings.precision == "auto" else []),
         f"memory: about {memory:.0f} MB a rank",
     ]

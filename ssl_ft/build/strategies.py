@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -36,7 +37,8 @@ _KEEP_STATISTICS = ("l2sp", "feature_distance")
 def _scratch(settings: FinetuneSettings, draft: Draft) -> Prepared:
     """Fresh weights of the same architecture, all at one rate."""
     encoder = build_encoder(draft.start.spec, seed=derive_seed(settings.seed, "scratch") >> 1)
-    model = with_head(encoder, num_classes=head_of(draft.model).out_features, seed=settings.seed).to(draft.device)
+    model = with_head(encoder, num_classes=head_of(draft.model).out_features, seed=settings.seed)
+    model = model.to(draft.device).to(memory_format=torch.channels_last)  # as a start has it
     return _at_rates(settings, model, dict.fromkeys(full_rates(settings, model), 1.0))
 
 

@@ -78,6 +78,8 @@ class Trained:
 def load_start(origin: Origin) -> tuple[Start, Parent]:
     """The encoder that was found, and what to record of it."""
     encoder, parent = load_origin(origin)
+    # The layout convolutions prefer; copies keep it, such as what weights are held near.
+    encoder = encoder.to(memory_format=torch.channels_last)
     return Start(encoder, origin.card.spec, origin.card.contract), parent
 
 
@@ -116,7 +118,7 @@ def train_classifier(
     extend: Callable[[Prepared], Prepared] = lambda prepared: prepared,
     taught: Callable[[Prepared], Distilled] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    on_row: Callable[[int, dict[str, float]], None] = lambda step, row: None,
+    on_row: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Trained:
     """Train a classifier by the strategy of the settings; the same arguments give the same weights.
 
@@ -135,7 +137,7 @@ def train_classifier(
         extend: adds to what the strategy prepared, such as a penalty on unlabelled images.
         taught: what is minimised on `split.train` instead of the loss of its labels alone; None for that.
         should_stop: whether the person wants to stop.
-        on_row: called with the steps done and rows for the log.
+        on_row: called with the steps done and rows for the log; None where nobody reads them.
 
     Raises:
         UserError: nothing to train on, or a strategy this encoder does not have.
@@ -169,8 +171,8 @@ def train_classifier(
             optimizer_for(settings.optim, prepared.groups, batch_size=batch_size), store, val,
             prepared=prepared, contract=contract, plan=plan, stop_at=stop_at, batch_size=batch_size,
             patience=settings.patience, patient_until=settings.min_steps, device=device, seed=settings.seed,
-            should_stop=should_stop, on_row=on_row, judge=judge, score_name=SCORE_NAMES[task],
-            order=build_label_order(settings, images, split.train),
+            should_stop=should_stop, on_row=on_row or _drop, judge=judge, score_name=SCORE_NAMES[task],
+            order=build_label_order(settings, images, split.train), is_watched=on_row is not None,
         )  # fmt: skip
         plan_steps, damages = plan.num_steps, store.damages
     seconds = time.monotonic() - began  # what follows tells how good it is
@@ -178,7 +180,7 @@ def train_classifier(
         # What is kept was fitted on val too; how good it is, val can tell of the same fit without it alone.
         without = _prepare(settings, start, images, replace(split, val=split.val[:0]), device=device)
         fitted = Fitted(0, *score(without.merge(), val, contract, device=device, judge=judge))
-    merged = prepared.merge().to("cpu").eval()
+    merged = prepared.merge().to("cpu").to(memory_format=torch.contiguous_format).eval()
     if scale is not None:
         fold_scale(head_of(merged), scale)
     return Trained(
@@ -195,6 +197,10 @@ def train_classifier(
         tuple(damages),
         SCORE_NAMES[task],
     )
+
+
+def _drop(step: int, row: dict[str, float]) -> None:
+    pass
 
 
 def check_views(views: ViewSettings, start: Start) -> None:

@@ -59,7 +59,9 @@ class PretrainSettings(Stage):
         "20 epochs", description="'20 epochs', '3000 steps' or '8 minutes' (measured at the start, then fixed)"
     )
     batch_size: Count = Field(256, description="images a step over all ranks")
-    precision: Literal["float32", "bf16", "float64"] = Field("float32", description="bf16: mixed, losses in float32")
+    precision: Literal["float32", "bf16", "float64", "auto"] = Field(
+        "float32", description="bf16: mixed, losses in float32; auto: bf16 where hardware has it, else float32"
+    )
     channels_last: bool = Field(True, description="memory layout convolutions prefer")
     compile: Literal["none", "default", "cudagraphs"] = Field(
         "none", description="compile the networks where that works; cudagraphs: and replay them as a whole on a GPU"

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from ssl_ft import dist
 from ssl_ft.doctor.finding import Finding
+from ssl_ft.processor import BF16_FLAGS, cpu_flags
 from ssl_ft.seeding import uniform
 
 # Files, threads' pipes and sockets of one rank stay below this; it is also the least any system starts with.
@@ -24,7 +25,6 @@ _LEAST_OPEN_FILES = 256
 _LEAST_FILE_BYTES = 2 * 2**30
 # NCCL's buffers between two GPUs that cannot reach each other directly are tens of MB.
 _SHARED_MB_PER_RANK = 32
-_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 def check_versions() -> Finding:
@@ -123,7 +123,7 @@ def check_cpu(*, num_ranks: int) -> Finding:
     """Cores this process may use against threads torch starts, and what kernels the processor allows."""
     usable, threads = usable_cores(), torch.get_num_threads()
     kernels = torch.backends.cpu.get_cpu_capability()
-    bf16 = [flag for flag in _BF16_FLAGS if flag in cpu_flags()]
+    bf16 = [flag for flag in BF16_FLAGS if flag in cpu_flags()]
     measured = (
         f"{usable:g} of {os.cpu_count()} cores usable, {threads} threads in torch, {kernels} kernels, "
         f"bf16 {f'in hardware ({bf16[0]})' if bf16 else 'emulated'}"
@@ -140,7 +140,9 @@ def check_cpu(*, num_ranks: int) -> Finding:
     if kernels == "DEFAULT":
         hints.append("torch uses neither AVX2 nor AVX-512 here and is several times slower than it could be")
     if not bf16:
-        hints.append("train with precision=float32 on this processor: bf16 saves no time")
+        hints.append(
+            "train with precision=float32 or auto on this processor: it emulates bf16, which is several times slower"
+        )
     return Finding("cpu", "pass", measured, "; ".join(hints))
 
 
@@ -154,12 +156,6 @@ def usable_cores() -> float:
     if all(part.isdecimal() for part in old):
         return min(float(allowed), int(old[0]) / int(old[1]))
     return float(allowed)
-
-
-def cpu_flags() -> set[str]:
-    """What the processor says it can do, in Linux's names; empty where that is not told."""
-    lines = _read("/proc/cpuinfo").splitlines()
-    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()[2:]}
 
 
 def check_memory(*, num_ranks: int, need_mb: int) -> Finding:

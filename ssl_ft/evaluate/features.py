@@ -176,7 +176,9 @@ def compute_outputs(
     blocks = []
     for start in range(0, len(pixels), batch_size):
         block = torch.from_numpy(pixels[start : start + batch_size]).to(device)
-        blocks.append(model(contract.normalise(block)).float().cpu().numpy())
+        # Convolutions follow the layout of their input, and are up to twice as fast in this one.
+        inputs = contract.normalise(block).contiguous(memory_format=torch.channels_last)
+        blocks.append(model(inputs).float().cpu().numpy())
         if on_progress is not None:
             on_progress(min(start + batch_size, len(pixels)))
     return np.concatenate(blocks)

@@ -110,6 +110,7 @@ def finetune(
     judge: Judge = judge_classes,
     score_name: str = "accuracy",
     order: Order = permute,
+    is_watched: bool = True,
 ) -> Fitted:
     """Train the objective's model and leave in it the weights that were best on val.
 
@@ -136,6 +137,7 @@ def finetune(
         judge: what val is scored by.
         score_name: what that score is called in the log.
         order: in which the images come.
+        is_watched: whether somebody follows val on the way; if not, and nothing is chosen by it, it is read at the end.
 
     Raises:
         UserError: a step has one image, and a batch norm is trained.
@@ -150,7 +152,7 @@ def finetune(
 
     def evaluate(step: int) -> bool:
         nonlocal best_score, best, best_step, num_worse
-        if not len(val.labels):
+        if not len(val.labels) or not (chooses or is_watched or step == num_steps):
             return False
         accuracy, loss = score(objective.encoder, val, contract, device=device, judge=judge)
         set_modes(prepared)
