@@ -133,13 +133,24 @@ def load_origin(origin: Origin) -> tuple[nn.Module, Parent]:
     return encoder.eval(), Parent(path=origin.location, sha256=digest, kind=origin.kind)
 
 
+def weights_at(source: str) -> str:
+    """What `encoder.pretrained` names: of a pretrain run the file of its encoder's weights; else as it is.
+
+    Raises:
+        UserError: a folder without an encoder of ours.
+    """
+    if not source or not Path(source).expanduser().is_dir():
+        return source
+    return str(find_model(source, kind="encoder", setting="encoder.pretrained") / "model.safetensors")
+
+
 def record_pretrained(run: RunFolder, source: str | None) -> Origin | None:
     """Keep in a pretraining the model of ours whose weights `encoder.pretrained` names; None where it is none.
 
     Raises:
         UserError: the weights are not those that the model's folder tells of.
     """
-    file = Path(source or "").expanduser()
+    file = Path(weights_at(source or "")).expanduser()
     if file.name != "model.safetensors" or not (file.parent / "config.json").is_file():
         return None
     try:

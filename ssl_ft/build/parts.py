@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ssl_ft import dist
 from ssl_ft.artifact import InputContract
+from ssl_ft.build.origins import weights_at
 from ssl_ft.config import EncoderSettings, OptimSettings, PretrainSettings, ViewSettings
 from ssl_ft.data.batches import ViewMaker
 from ssl_ft.data.permutation import steps_per_epoch
@@ -78,7 +79,7 @@ def new_encoder(settings: EncoderSettings, spec: EncoderSpec, *, seed: int) -> t
     check_input(encoder, spec)
     if settings.pretrained is None:
         return encoder, "the encoder starts from random weights"
-    sentence = load_pretrained(encoder, spec, source=settings.pretrained)
+    sentence = load_pretrained(encoder, spec, source=weights_at(settings.pretrained))
     if settings.pretrained == "timm" and "global_pool" in spec.args:
         sentence += f"; features are pooled by {spec.args['global_pool']}, as encoder.args.global_pool can change"
     return encoder, sentence

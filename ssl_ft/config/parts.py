@@ -88,7 +88,7 @@ class EncoderSettings(Settings):
     )
     patch_size: Count | None = Field(None, description="side of a ViT's patches in pixels")
     pretrained: str | None = Field(
-        None, description="'timm' for hub weights, or a .safetensors file; all tensors must fit"
+        None, description="'timm' for hub weights, a pretrain run, or a .safetensors file; all tensors must fit"
     )
     args: dict[str, Any] = Field(default_factory=dict, description="further arguments of the timm constructor")
 

@@ -294,7 +294,7 @@ def load_pretrained(encoder: nn.Module, spec: EncoderSpec, *, source: str, setti
 
 def _read_weights(path: Path, *, setting: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"{setting}: no such file; give a .safetensors file, or 'timm' for hub weights")
+        raise UserError(f"{setting}: no such file; give a run of ours, a .safetensors file, or 'timm' for hub weights")
     try:
         return load_file(path)
     except Exception as error:

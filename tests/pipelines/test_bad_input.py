@@ -260,6 +260,7 @@ class TestEncoders:
             (["encoder.args={in_chans: 5}"], ["in_chans", "the channels of the data"]),
             (["encoder.args={no_such: 5}"], ["test_resnet", "no_such"]),
             (["encoder.pretrained=no.safetensors"], ["no.safetensors", "no such file"]),
+            (["encoder.pretrained=."], ["encoder.pretrained=. holds no encoder", "give a finished pretrain run"]),
             (["objective=masked", "masked.patch=5"], ["size=16", "masked.patch=5"]),
             (["objective=masked", "masked.patch=1", "data.channels=1"], ["masked.patch=1", "normalise_target=false"]),
             (["encoder=test_vit", "encoder.patch_size=8", "objective=masked", "masked.decoder_width=33"], ["32"]),

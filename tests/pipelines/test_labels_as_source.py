@@ -42,7 +42,7 @@ class TestSupervised:
         assert command(pretrain(photos, "objective=supervised")).code == 0
         first = Path("o").rename("first") / "encoder"
         words = pretrain(write_photos(tmp_path / "bare", classes=("x",), count=20, seed=3))
-        done = command([*words, f"encoder.pretrained={first / 'model.safetensors'}"])
+        done = command([*words, "encoder.pretrained=first"])
         assert done.code == 0, done.err
         found = result("o")
         assert (found["labels_used"]["earlier"], found["labels_used"]["train"]) == (20, 0)
