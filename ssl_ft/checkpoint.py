@@ -83,6 +83,11 @@ def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], header: dic
         _, index, entry = key.split("/")
         state.setdefault(int(index), {})[entry] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, own in optimizer.state.items():
+        for entry, value in own.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                # A file keeps the plain layout; fused kernels go through a weight and its state side by side in memory.
+                own[entry] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def read_values(path: Path) -> dict[str, Any]:

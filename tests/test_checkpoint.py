@@ -40,6 +40,33 @@ def test_going_on_equals_never_stopping(tmp_path, name):
     assert read_values(tmp_path / "a")["step"] == 1
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars", "muon"])
+def test_going_on_keeps_the_layout_of_weights(tmp_path, name):
+    """Fused kernels take weights and their state as they lie in memory, whatever their strides say."""
+
+    def start() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+        groups = parameter_groups([(model, 1.0)], weight_decay=0.1)
+        return model, build_optimizer(name, groups, rate=0.01, momentum=0.9, betas=(0.9, 0.99))
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        inputs = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        model(inputs).square().sum().backward()
+        optimizer.step()
+
+    model, optimizer = start()
+    step(model, optimizer, 1)
+    save_checkpoint(tmp_path / "a", modules={"m": model}, optimizer=optimizer, values={})
+    step(model, optimizer, 2)
+    other, other_optimizer = start()
+    load_checkpoint(tmp_path / "a", modules={"m": other}, optimizer=other_optimizer)
+    step(other, other_optimizer, 2)
+    assert other.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(other.weight, model.weight)
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     model, optimizer = trained("sgd")
     path = tmp_path / "last.safetensors"

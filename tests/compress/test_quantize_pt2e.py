@@ -107,7 +107,9 @@ def test_gradients_pass_through_rounding_to_every_weight(plain):
         assert angle > 0.95, name
 
 
-@pytest.mark.parametrize("reduce_range", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "reduce_range", [pytest.param(False, marks=small.FULL_RANGE), pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_the_file_has_int8_weights_and_runs_in_onnx_runtime_alike(plain, tmp_path, reduce_range):
     model, path = rounded(plain, reduce_range=reduce_range).eval(), tmp_path / "model.onnx"
     write_quantized_onnx(converted(model), path, channels=3, size=small.SIDE)

@@ -204,7 +204,7 @@ class TestAdapt:
         images, labels = stripes(120)
         np.savez("source.npz", images=images.astype(np.uint8), labels=labels)
         images, labels = stripes(300)
-        np.savez("target.npz", images=(170 + 0.25 * (images - 128)).astype(np.uint8), labels=labels)
+        np.savez("target.npz", images=(170 + 0.1 * (images - 128)).astype(np.uint8), labels=labels)
         tiny = ["encoder=test_resnet", "duration=2 steps", "batch_size=8", "eval_images=16", *COMMON]
         assert command(["pretrain", "data=source.npz", *tiny, "out=e"]).code == 0
         done = command([
@@ -213,7 +213,7 @@ class TestAdapt:
         ])  # fmt: skip
         assert done.code == 0, done.err
         (gain,) = [m for m in result_of(Path("s")).metrics if m.name == "accuracy_difference"]
-        assert gain.low > 0.02, gain
+        assert gain.low > 0.3, gain
 
     @pytest.mark.parametrize(
         ("words", "said"),
