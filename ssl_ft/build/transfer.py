@@ -171,8 +171,8 @@ def train_classifier(
             optimizer_for(settings.optim, prepared.groups, batch_size=batch_size), store, val,
             prepared=prepared, contract=contract, plan=plan, stop_at=stop_at, batch_size=batch_size,
             patience=settings.patience, patient_until=settings.min_steps, device=device, seed=settings.seed,
-            should_stop=should_stop, on_row=on_row or _drop, judge=judge, score_name=SCORE_NAMES[task],
-            order=build_label_order(settings, images, split.train), is_watched=on_row is not None,
+            should_stop=should_stop, on_row=on_row, judge=judge, score_name=SCORE_NAMES[task],
+            order=build_label_order(settings, images, split.train),
         )  # fmt: skip
         plan_steps, damages = plan.num_steps, store.damages
     seconds = time.monotonic() - began  # what follows tells how good it is
@@ -197,10 +197,6 @@ def train_classifier(
         tuple(damages),
         SCORE_NAMES[task],
     )
-
-
-def _drop(step: int, row: dict[str, float]) -> None:
-    pass
 
 
 def check_views(views: ViewSettings, start: Start) -> None:

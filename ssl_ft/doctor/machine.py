@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from ssl_ft import dist
 from ssl_ft.doctor.finding import Finding
-from ssl_ft.processor import BF16_FLAGS, cpu_flags
+from ssl_ft.processor import BF16_FLAGS, cpu_flags, has_bf16
 from ssl_ft.seeding import uniform
 
 # Files, threads' pipes and sockets of one rank stay below this; it is also the least any system starts with.
@@ -82,12 +82,12 @@ def check_device(name: str) -> Finding:
     for number in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(number)
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(number))
-        has_bf16 = about.major >= 8
+        is_native = has_bf16(torch.device("cuda", number))
         texts.append(
             f"{about.name}, compute capability {about.major}.{about.minor}, {free:.1f} of {total:.1f} GiB free, "
-            f"bf16 {'yes' if has_bf16 else 'no'}"
+            f"bf16 {'yes' if is_native else 'no'}"
         )
-        advice = advice if has_bf16 else "use precision=float32 there: bf16 is emulated below compute capability 8.0"
+        advice = advice if is_native else "use precision=float32 there: bf16 is emulated below compute capability 8.0"
         gap = _matmul_gap(torch.device("cuda", number))
         if gap > 1e-3:
             measured = f"GPU {number} ({about.name}) multiplies matrices wrongly: relative error {gap:.1e}"

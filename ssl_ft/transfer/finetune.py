@@ -106,11 +106,10 @@ def finetune(
     device: torch.device,
     seed: int,
     should_stop: Callable[[], bool],
-    on_row: Callable[[int, dict[str, float]], None],
+    on_row: Callable[[int, dict[str, float]], None] | None,
     judge: Judge = judge_classes,
     score_name: str = "accuracy",
     order: Order = permute,
-    is_watched: bool = True,
 ) -> Fitted:
     """Train the objective's model and leave in it the weights that were best on val.
 
@@ -133,11 +132,11 @@ def finetune(
         device: where to compute.
         seed: order of the images and dropout.
         should_stop: whether the person wants to stop.
-        on_row: called with rows for the log.
+        on_row: called with rows for the log; None where nobody reads them, and val is then read at the end alone if
+            nothing is chosen by it.
         judge: what val is scored by.
         score_name: what that score is called in the log.
         order: in which the images come.
-        is_watched: whether somebody follows val on the way; if not, and nothing is chosen by it, it is read at the end.
 
     Raises:
         UserError: a step has one image, and a batch norm is trained.
@@ -150,13 +149,17 @@ def finetune(
     begins = [first_step(phase, num_steps=plan.num_steps) for phase in prepared.phases]
     settled = max([patient_until, plan.warmup_steps, *begins])
 
+    def log(step: int, row: dict[str, float]) -> None:
+        if on_row is not None:
+            on_row(step, row)
+
     def evaluate(step: int) -> bool:
         nonlocal best_score, best, best_step, num_worse
-        if not len(val.labels) or not (chooses or is_watched or step == num_steps):
+        if not len(val.labels) or not (chooses or on_row is not None or step == num_steps):
             return False
         accuracy, loss = score(objective.encoder, val, contract, device=device, judge=judge)
         set_modes(prepared)
-        on_row(step, {f"val_{score_name}": accuracy, "val_loss": loss})
+        log(step, {f"val_{score_name}": accuracy, "val_loss": loss})
         if not chooses:
             best_score, best_step = (accuracy, -loss), step
         elif best_score is None or (accuracy, -loss) > best_score:
@@ -181,7 +184,7 @@ def finetune(
         batches(store, batch_size=batch_size, seed=seed, start_step=0, num_steps=num_steps, workers=2, order=order),
         plan=plan,
         calls=LoopCalls(
-            log=on_row,
+            log=log,
             evaluate=evaluate,
             save=lambda step: None,
             should_stop=should_stop,
