@@ -39,7 +39,8 @@ def default_first(most: int, *, reduction: int, interval: int, warmup: int) -> i
     """Steps below the lowest rung of about four brackets; not before the first evaluation, nor in the warm-up.
 
     A trial that is warming up is judged by how fast it began, and the best of small rates begin slowly: the rung waits
-    for as many steps again, but stands at the end of the first part of the trial at the latest.
+    for as many steps again, but stands at the end of the first part of the trial at the latest. It stands at the
+    nearest evaluation, and so do those above it: a trial judged between two would train on to the next.
 
     Args:
         most: steps of a whole trial.
@@ -47,4 +48,5 @@ def default_first(most: int, *, reduction: int, interval: int, warmup: int) -> i
         interval: steps between evaluations.
         warmup: steps with rising learning rate.
     """
-    return max(-(-most // reduction**3), min(2 * warmup, most // reduction), interval, 1)
+    wanted = max(-(-most // reduction**3), min(2 * warmup, most // reduction))
+    return max(round(wanted / interval), 1) * interval

@@ -42,13 +42,13 @@ def test_rungs_stand_below_the_end():
     assert Ladder(12, 3, 300).rungs() == (12, 36, 108)
     assert Ladder(12, 3, 300).top == 324
     assert Ladder(10, 2, 11).rungs() == (10,)
-    assert default_first(300, reduction=3, interval=5, warmup=0) == 12
+    assert default_first(300, reduction=3, interval=5, warmup=0) == 10
     assert default_first(300, reduction=3, interval=50, warmup=0) == 50
     assert default_first(5, reduction=3, interval=1, warmup=0) == 1
 
 
 def test_no_rung_stands_in_the_warm_up():
-    assert default_first(300, reduction=3, interval=5, warmup=3) == 12
+    assert default_first(300, reduction=3, interval=5, warmup=3) == 10
     assert default_first(300, reduction=3, interval=5, warmup=30) == 60
     assert default_first(300, reduction=3, interval=5, warmup=200) == 100
 
