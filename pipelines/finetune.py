@@ -46,7 +46,7 @@ def _finetune(settings: FinetuneSettings, labelled: handover.Labelled, split: La
     images = LabelledImages(labelled.joined, data, labelled.roles.train, run.path)
     split = without_damaged(with_also(split, labelled.also_indices), images, contract, run=run)
     handover.keep_pool_keys(run, labelled.joined.subset(np.concatenate([split.train, split.val])), data)
-    for note in [*gap_notes(split, own), *training_notes(settings, num_val=len(split.val))]:
+    for note in [*gap_notes(split, own), *training_notes(settings, num_val=len(split.val), device=device)]:
         run.note(note)
     more = unlabelled_source(settings, images)
     if more is not None:

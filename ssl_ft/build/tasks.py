@@ -11,6 +11,7 @@ from torch import Tensor
 from ssl_ft.artifact import InputContract
 from ssl_ft.build.labels import Indices, LabelledImages
 from ssl_ft.build.parts import label_views
+from ssl_ft.build.precision import emulation_notes
 from ssl_ft.config import DataSettings, FinetuneSettings
 from ssl_ft.config.strategies import KEEP_THE_ENCODER
 from ssl_ft.data.balanced import BalancedOrder, class_groups, label_groups
@@ -76,17 +77,18 @@ def check_task(settings: FinetuneSettings, data: DataSettings) -> None:
         raise UserError("\n  ".join(["these settings do not go together:", *problems]))
 
 
-def training_notes(settings: FinetuneSettings, *, num_val: int) -> list[str]:
-    """Sentences on settings of steps given to a head that is solved for, and on val too small to choose by."""
+def training_notes(settings: FinetuneSettings, *, num_val: int, device: torch.device) -> list[str]:
+    """On settings of steps given to a head solved for, on bf16 that is emulated, and on val too small to choose by."""
     if settings.strategy == "probe" and (settings.probe is None or settings.probe.head == "exact"):
         given = ", ".join(sorted(settings.model_fields_set & _OF_STEPS))
         why = "of training in steps, and this head is solved for; probe.head=trained takes steps"
         return [f"{given}: {why}"] if given else []
+    notes = emulation_notes(settings.precision, device)
     if 0 < num_val < LEAST_TO_CHOOSE:
-        return [
+        notes.append(
             f"val has {num_val} images, fewer than {LEAST_TO_CHOOSE}: it stops nothing, and the last weights are kept"
-        ]
-    return []
+        )
+    return notes
 
 
 def check_classes(data: DataSettings, *, stage: str) -> None:

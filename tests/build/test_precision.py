@@ -7,7 +7,8 @@ import torch
 
 from ssl_ft import processor
 from ssl_ft.build.precision import settle_precision
-from ssl_ft.config import PretrainSettings
+from ssl_ft.build.tasks import training_notes
+from ssl_ft.config import FinetuneSettings, PretrainSettings
 from ssl_ft.errors import UserError
 from ssl_ft.runlog import RunFolder
 
@@ -79,3 +80,15 @@ def test_what_was_asked_for_stays_and_a_slow_wish_is_told(tmp_path, flags):
     flags("avx512_bf16")
     assert settled(tmp_path / "third", "bf16") == ("bf16", [])
     assert not list(tmp_path.rglob("precision.txt"))
+
+
+def test_a_fine_tuning_is_told_where_bf16_is_emulated(flags):
+    def told(**settings: object) -> list[str]:
+        return training_notes(FinetuneSettings.model_validate(settings), num_val=100, device=CPU)
+
+    flags("avx2")
+    assert "emulates bf16" in told(precision="bf16")[0]
+    assert told(precision="float32") == []
+    assert "bf16" not in told(precision="bf16", strategy="probe")[0], "a head that is solved for takes no steps"
+    flags("avx512_bf16")
+    assert told(precision="bf16") == []
