@@ -14,7 +14,8 @@ class Ladder:
     Attributes:
         first: steps below the lowest rung.
         reduction: a rung has this many times the steps of the one below it.
-        most: steps of a whole trial; no rung stands there.
+        most: steps of a whole trial; no rung stands there, and none but the first in the last third of it, where little
+            is left to save and each would be a bracket more.
     """
 
     first: int
@@ -23,15 +24,16 @@ class Ladder:
 
     def rungs(self) -> tuple[int, ...]:
         """Steps below each rung, ascending."""
-        found, steps = [], self.first
-        while steps < self.most:
+        found: list[int] = []
+        steps = self.first
+        while steps < self.most and (not found or 3 * steps <= 2 * self.most):
             found.append(steps)
             steps *= self.reduction
         return tuple(found)
 
     @property
     def top(self) -> int:
-        """Steps of the rung that would come next, where no trial is judged any more: `most` or more."""
+        """Steps of the rung that would come next; from there on no trial is judged any more."""
         return int(self.first * self.reduction ** len(self.rungs()))
 
 

@@ -83,13 +83,14 @@ class RunningTrial:
         claim: on it.
         trial: optuna's, of the shared study.
         values: the settings chosen for it.
+        ladder: the rungs; None without a pruner.
     """
 
-    def __init__(self, claim: Claim, trial: Any, values: dict[str, Any]) -> None:
+    def __init__(self, claim: Claim, trial: Any, values: dict[str, Any], *, ladder: Ladder | None) -> None:
         self.claim, self.values = claim, values
         self.number: int = trial.number
         self.steps, self.began, self.device = 0, time.monotonic(), ""
-        self._trial = trial
+        self._trial, self._judged_below = trial, math.inf if ladder is None else ladder.top
         self._known = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     @property
@@ -117,7 +118,7 @@ class RunningTrial:
         # A trial that is trained again says the same once more, and was judged by it then.
         if step not in self._known:
             self._trial.report(value, step)
-        is_judged = not is_last and step >= max(self._known, default=0)
+        is_judged = not is_last and max(self._known, default=0) <= step < self._judged_below
         if is_judged and self._trial.should_prune():
             raise Pruned
 
@@ -191,7 +192,8 @@ class SharedStudy:
         draws_each = self.plan.sampler in ("random", "tpe") and len(frozen.params) < len(self.plan.space)
         values = suggest(chosen, self.plan.space, redraw=redraw if draws_each else None)
         self._storage.set_trial_user_attr(chosen._trial_id, _BEGUN, frozen.user_attrs.get(_BEGUN, 0) + 1)
-        return RunningTrial(claim, self._optuna.trial.Trial(self._study, chosen._trial_id), values)
+        shared = self._optuna.trial.Trial(self._study, chosen._trial_id)
+        return RunningTrial(claim, shared, values, ladder=self.plan.ladder)
 
     def _give_up(self, trial: Any) -> None:
         """End a trial that ended every process that trained it: the kernel stops what takes too much memory."""

@@ -42,6 +42,8 @@ def test_rungs_stand_below_the_end():
     assert Ladder(12, 3, 300).rungs() == (12, 36, 108)
     assert Ladder(12, 3, 300).top == 324
     assert Ladder(10, 2, 11).rungs() == (10,)
+    assert Ladder(7, 3, 200).rungs() == (7, 21, 63), "189 would save 11 steps and be a bracket more"
+    assert Ladder(7, 3, 200).top == 189
     assert default_first(300, reduction=3, interval=5, warmup=0) == 10
     assert default_first(300, reduction=3, interval=50, warmup=0) == 50
     assert default_first(5, reduction=3, interval=1, warmup=0) == 1

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ssl_ft.errors import UserError
+from ssl_ft.tuning.ladder import Ladder
 from ssl_ft.tuning.records import TrialRecord
 from ssl_ft.tuning.study import JOURNAL, Lost, Outcome, Pruned, RunningTrial, SharedStudy, Stopped, work_on
 from tests.conftest import CHECKOUT
@@ -102,6 +105,15 @@ def test_a_trial_at_its_last_step_is_not_pruned(tmp_path):
                 study.tell(trial, "pruned")
     assert ends == ["goes on", "goes on", "pruned"]
     assert [t.state for t in study.records()] == ["complete", "complete", "pruned"]
+
+
+def test_a_trial_past_its_last_rung_is_not_pruned(tmp_path):
+    study = SharedStudy(tmp_path, replace(plan_of("random", pruner="asha"), ladder=Ladder(1, 3, 10)))
+    for step, value, is_pruned in ((8, 1.0, False), (9, -9.0, False), (8, -9.0, True)):
+        trial = study.take()
+        with trial.claim, pytest.raises(Pruned) if is_pruned else nullcontext():
+            trial.report(step, value, is_last=False)
+        study._study.tell(trial.number, value)
 
 
 def test_a_stopped_trial_is_trained_again_with_its_number_and_settings(tmp_path):
