@@ -24,7 +24,7 @@ from ssl_ft.report.comparison_words import (
     few_draws_text,
     gain_of,
     p_text,
-    per_class,
+    per_class_mark,
     plain_budget,
     points_text,
     pretraining_text,
@@ -212,7 +212,7 @@ def _table(summary: Summary) -> Table:
                 f"{100 * row.share_best:.0f}{formats.NBSP}%",
                 "" if gain is None else points_text(gain),
                 "" if gain is None else p_text(gain.p_holm),
-                "" if reach is None else per_class(reach.needed, summary.num_classes),
+                "" if reach is None else per_class_mark(reach.needed, summary.num_classes),
             ))  # fmt: skip
     return Table(head, tuple(rows))
 

@@ -109,8 +109,16 @@ def accuracy_of(summary: Summary, model: str, budget: Budget) -> Estimate:
 
 def per_class(bound: Bound, num_classes: int) -> str:
     """Labels per class in words: '21', 'fewer than 2', 'more than 50'."""
-    number = formats.number(float(f"{bound.labels / num_classes:.3g}"))
-    return {"below": f"fewer than {number}", "at": number, "above": f"more than {number}"}[bound.side]
+    return {"below": "fewer than ", "at": "", "above": "more than "}[bound.side] + _rounded(bound, num_classes)
+
+
+def per_class_mark(bound: Bound, num_classes: int) -> str:
+    """The same in a table: '21', '<2', '>50'."""
+    return {"below": "<", "at": "", "above": ">"}[bound.side] + _rounded(bound, num_classes)
+
+
+def _rounded(bound: Bound, num_classes: int) -> str:
+    return formats.number(float(f"{bound.labels / num_classes:.3g}"))
 
 
 def _reach_sentence(reach: Reach, num_classes: int) -> str:

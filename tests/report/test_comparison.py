@@ -18,6 +18,7 @@ from ssl_ft.report.comparison_words import (
     difference_text,
     finding,
     per_class,
+    per_class_mark,
     pretraining_text,
     verdict_sentences,
 )
@@ -109,6 +110,7 @@ def test_ends_of_what_was_measured_are_said():
     ends = [Bound(20.0, "below"), Bound(43.2, "at"), Bound(500.0, "above")]
     assert [bound_text(bound) for bound in ends] == ["<20", "43", ">500"]
     assert [per_class(bound, 10) for bound in ends] == ["fewer than 2", "4.32", "more than 50"]
+    assert [per_class_mark(bound, 10) for bound in ends] == ["<2", "4.32", ">50"]
     below, at, above = (break_even_sentence(BreakEven("a", "b", b, b, b), 10) for b in ends)
     assert below == "a is ahead of b at no budget measured."
     assert at == "b is as good as a from about 4.32 labels per class on."
