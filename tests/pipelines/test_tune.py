@@ -152,7 +152,8 @@ def test_rungs_wait_for_the_longest_warm_up(tiny_runs):
     words = ["tune", f"finetune.encoder={tiny_runs / 'pretrain'}", *TINY, "steps=30", RATE, "--dry-run"]
     assert "judged after 6, 18 steps" in run_command(words).out
     searched = "space.optim.warmup={type: float, low: 0.0, high: 0.14, step: 0.07}"
-    assert "judged after 8, 24 steps" in run_command([*words, searched]).out
+    # Nor does one stand in the last third: it would be after 24.
+    assert "judged after 8 steps" in run_command([*words, searched]).out
     assert "judged after 2, 6, 18 steps" in run_command([*words, "finetune.optim.warmup=0"]).out
 
 
