@@ -1,6 +1,7 @@
 """What a device multiplies in hardware, by what it says of itself; nothing is timed here."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -24,3 +25,8 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY
     return device.type == "cpu" and not cpu_flags().isdisjoint(BF16_FLAGS)
+
+
+def faster_precision(device: torch.device) -> Literal["float32", "bf16"]:
+    """bf16 where hardware multiplies it, else float32."""
+    return "bf16" if has_bf16(device) else "float32"

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ssl_ft.bench.pools import open_pool
 from ssl_ft.bench.timing import Row, Work, at_most, compare, time_in_turns
-from ssl_ft.bench.workload import Training, build_training, mixed, native_precision, one_batch
+from ssl_ft.bench.workload import Training, build_training, mixed, one_batch
 from ssl_ft.config import EncoderSettings, PretrainSettings
 from ssl_ft.data.batches import Batch
 from ssl_ft.objectives.masked import Masked, imputation_loss
+from ssl_ft.processor import faster_precision
 
 
 def measure(
@@ -27,7 +28,7 @@ def measure(
         batch_size: images a step.
     """
     device = torch.device("cpu")
-    precision = native_precision(device)
+    precision = faster_precision(device)
     settings = PretrainSettings(
         objective="masked",
         encoder=EncoderSettings(name=encoder),

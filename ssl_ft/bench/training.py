@@ -21,12 +21,12 @@ from ssl_ft.bench.workload import (
     flops_per_image,
     matrix_product,
     model_steps,
-    native_precision,
     one_batch,
 )
 from ssl_ft.config import EncoderSettings, OptimSettings, PretrainSettings
 from ssl_ft.data.store import ImageStore
 from ssl_ft.objectives.simclr import SimCLR
+from ssl_ft.processor import faster_precision
 
 _SIZE = 32
 _DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
@@ -54,7 +54,7 @@ def measure(
         encoder: timm name of ours; the peer's is always ResNet-18.
     """
     device = torch.device("cpu")
-    precision = native_precision(device)
+    precision = faster_precision(device)
     settings = PretrainSettings(
         encoder=EncoderSettings(name=encoder, stem_stride=1),
         size=_SIZE,

@@ -5,7 +5,7 @@ No run folder, no evaluation, no checkpoint; what is timed is the project's own 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_ft.artifact import InputContract
-from ssl_ft.bench.timing import Work, time_in_turns
+from ssl_ft.bench.timing import Work
 from ssl_ft.build.objectives import build_objective
 from ssl_ft.build.parts import (
     build_views,
@@ -175,12 +175,3 @@ def matrix_product(side: int, dtype: torch.dtype, device: torch.device, *, repea
     first, second = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty(side, side, dtype=dtype, device=device)
     return lambda: [torch.mm(first, second, out=out) for _ in range(repeats)], 2.0 * repeats * side**3
-
-
-def native_precision(device: torch.device, *, side: int = 1024) -> Literal["bf16", "float32"]:
-    """The precision that is fast here: bf16 where its matrix products take less time than those of float32."""
-    if device.type == "cuda":
-        return "bf16"
-    works = [matrix_product(side, dtype, device)[0] for dtype in (torch.bfloat16, torch.float32)]
-    half, full = time_in_turns(works, rounds=5)
-    return "bf16" if sorted(half)[2] < sorted(full)[2] else "float32"

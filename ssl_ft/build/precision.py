@@ -7,7 +7,7 @@ import torch
 from ssl_ft import dist
 from ssl_ft.config import PretrainSettings
 from ssl_ft.errors import UserError
-from ssl_ft.processor import has_bf16
+from ssl_ft.processor import faster_precision, has_bf16
 from ssl_ft.runlog import RunFolder, write_text
 
 _FASTER = ("float32", "bf16")
@@ -27,7 +27,7 @@ def settle_precision(settings: PretrainSettings, run: RunFolder, *, device: torc
         return settings
     path = run.path / "precision.txt"
     kept = dist.broadcast_object(_read(path) if dist.is_main() else None)
-    found = kept or dist.broadcast_object(faster(device))
+    found = kept or dist.broadcast_object(faster_precision(device))
     if kept is None:
         run.note(f"precision={found}: {_why(device)}")
         if dist.is_main():
@@ -35,11 +35,6 @@ def settle_precision(settings: PretrainSettings, run: RunFolder, *, device: torc
     elif found == "bf16" and not has_bf16(device):
         run.note(f"the run goes on in bf16, as it began; {_emulated(device)}")
     return settings.model_copy(update={"precision": found})
-
-
-def faster(device: torch.device) -> str:
-    """What `auto` means on a device."""
-    return "bf16" if has_bf16(device) else "float32"
 
 
 def emulation_notes(precision: str, device: torch.device) -> list[str]:

@@ -33,7 +33,7 @@ from ssl_ft.build.parts import (
     running_average,
     view_recipe,
 )
-from ssl_ft.build.precision import faster, settle_precision
+from ssl_ft.build.precision import settle_precision
 from ssl_ft.compiling import compile_networks
 from ssl_ft.config import PretrainSettings
 from ssl_ft.data.batches import Cutting
@@ -45,6 +45,7 @@ from ssl_ft.evaluate.online import Watcher
 from ssl_ft.models.encoders import EncoderSpec, build_encoder
 from ssl_ft.models.fit import check_input, stride_note
 from ssl_ft.pretraining import Pretraining, steps_in
+from ssl_ft.processor import faster_precision
 from ssl_ft.runlog import RunFolder, write_text
 from ssl_ft.schedules import parse_duration
 from ssl_ft.sharded import shard
@@ -253,6 +254,6 @@ def plan_pretraining(settings: PretrainSettings) -> list[str]:
         f"encoder: {settings.encoder.name}, {parameters:,} parameters",
         f"views: {view_recipe(settings.views, size=data.size, channels=data.channels)}",
         f"{spelled} of {settings.batch_size} images, {share} on each of {settings.num_ranks} ranks",
-        *([f"precision: {faster(choose_device(settings.device))}"] if settings.precision == "auto" else []),
+        *([f"precision: {faster_precision(choose_device(settings.device))}"] if settings.precision == "auto" else []),
         f"memory: about {memory:.0f} MB a rank",
     ]
