@@ -15,6 +15,7 @@ from ssl_ft.build.draft import with_head
 from ssl_ft.build.labels import LabelSplit
 from ssl_ft.build.quantizing import quantize
 from ssl_ft.build.transfer import finetune_plan
+from ssl_ft.compress.quantize_choice import needs_reduced_range
 from ssl_ft.config import CompressSettings
 from ssl_ft.errors import UserError
 from ssl_ft.export.description import describe, read_description
@@ -88,7 +89,9 @@ def test_a_vit_is_quantized_dynamically_and_told_why(tmp_path):
 def test_a_resnet_is_quantized_on_training_images_alone(tmp_path):
     work = work_of("resnet", tmp_path)
     made = quantize(work)
-    assert small.distance(written(work, made, tmp_path / "exported"), outputs_of(work)) < 0.1
+    # Weights of 7 bits, where the CPU wants them, are rounded twice as coarsely.
+    most = 0.2 if needs_reduced_range() else 0.1
+    assert small.distance(written(work, made, tmp_path / "exported"), outputs_of(work)) < most
     notes = " ".join(work.run.notes)
     assert "test_resnet is quantized statically: convolutions hold most" in notes
     assert "ranges are read from 24 training images, all that can be read; quantize.images=512 asks for more" in notes
