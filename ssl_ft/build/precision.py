@@ -32,21 +32,20 @@ def settle_precision(settings: PretrainSettings, run: RunFolder, *, device: torc
         run.note(f"precision={found}: {_why(device)}")
         if dist.is_main():
             write_text(path, f"{found}\n")
-    elif found == "bf16" and not has_bf16(device):
-        run.note(f"the run goes on in bf16, as it began; {_emulated(device)}")
+    else:
+        for note in emulation_notes(found, device):
+            run.note(f"the run goes on in bf16, as it began; {note}")
     return settings.model_copy(update={"precision": found})
 
 
 def emulation_notes(precision: str, device: torch.device) -> list[str]:
     """What to know where bf16 is asked for and hardware does not have it."""
-    return [_emulated(device)] if precision == "bf16" and not has_bf16(device) else []
-
-
-def _emulated(device: torch.device) -> str:
-    return (
+    if precision != "bf16" or has_bf16(device):
+        return []
+    return [
         f"precision=bf16: this {_name(device)} emulates bf16, which took nine times as long as float32 on a processor "
         "where both were measured; precision=float32 is faster here"
-    )
+    ]
 
 
 def _why(device: torch.device) -> str:

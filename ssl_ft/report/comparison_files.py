@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from ssl_ft.errors import UserError
 from ssl_ft.evaluate.efficiency import Bound
 from ssl_ft.evaluate.summary import Cost, Row, Summary
+from ssl_ft.report.formats import BOUND_MARKS
 from ssl_ft.runlog import write_text
 
 SUMMARY, COSTS = "comparison.json", "costs.json"
@@ -68,8 +69,7 @@ def read_summary(run: Path) -> Summary:
 
 def bound_text(bound: Bound) -> str:
     """'43', or '<20' and '>500' beyond what was measured."""
-    mark = {"below": "<", "at": "", "above": ">"}[bound.side]
-    return f"{mark}{bound.labels:.0f}"
+    return f"{BOUND_MARKS[bound.side]}{bound.labels:.0f}"
 
 
 _SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "expected_calibration_error")

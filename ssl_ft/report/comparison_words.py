@@ -114,7 +114,7 @@ def per_class(bound: Bound, num_classes: int) -> str:
 
 def per_class_mark(bound: Bound, num_classes: int) -> str:
     """The same in a table: '21', '<2', '>50'."""
-    return {"below": "<", "at": "", "above": ">"}[bound.side] + _rounded(bound, num_classes)
+    return formats.BOUND_MARKS[bound.side] + _rounded(bound, num_classes)
 
 
 def _rounded(bound: Bound, num_classes: int) -> str:

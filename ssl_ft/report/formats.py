@@ -9,6 +9,8 @@ import unicodedata
 NBSP = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
+# Before the end of what was measured, by the side the true value lies on.
+BOUND_MARKS = {"below": "<", "at": "", "above": ">"}
 
 Budget = int | float | None
 """Labels a model may use: whole number = labels per class, share in (0, 1) = part of all labels, None = all."""
